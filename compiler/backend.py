@@ -1,0 +1,117 @@
+"""What a backend is: it says what it supports, lowers a region to a payload, and runs payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from .pass_api import Context
+    from .target import Target
+
+Array = npt.NDArray[np.generic]
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a model.
+
+    Attributes:
+        name: the ONNX value name.
+        dtype: ONNX spelling, e.g. `FLOAT`, `UINT8`.
+        shape: fixed sizes as ints, symbolic ones by name.
+        layout: `NCHW` and the like where the importer could tell, else empty.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a model, in graph order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a backend takes a node on a target, and if not, why."""
+
+    ok: bool
+    reason: str = ""
+
+    @classmethod
+    def yes(cls) -> Verdict:
+        """Return agreement."""
+        return cls(True)
+
+    @classmethod
+    def no(cls, reason: str) -> Verdict:
+        """Refuse with a reason that names the limit and the finding."""
+        return cls(False, reason)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What lowering produced.
+
+    Attributes:
+        engine: which engine of the backend runs it, e.g. `ort`.
+        files: file name (starts with `model`) -> content. A `Path` is a file to be moved into the artifact.
+        options: JSON-able engine options needed at load time.
+    """
+
+    engine: str
+    files: Mapping[str, bytes | Path]
+    options: Mapping[str, str | int | float | bool]
+
+
+class Executable(Protocol):
+    """Something that runs: `run({"name": array}) -> {"name": array}`."""
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs in order."""
+        ...
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Run once; raises `DataError` naming the input on a wrong name, shape or dtype."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; later calls of `run` raise."""
+        ...
+
+
+class Backend(Protocol):
+    """A family of engines for one kind of device."""
+
+    name: ClassVar[str]
+
+    def supports(self, node: ir.Node, target: Target) -> Verdict:
+        """Say whether this backend runs `node` on `target`."""
+        ...
+
+    def engines(self, target: Target) -> Sequence[str]:
+        """Return the engines usable on this machine for `target`, preferred first."""
+        ...
+
+    def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
+        """Lower a whole model (or a region made a model) for one engine; `model` is not edited."""
+        ...
+
+    def load(self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None) -> Executable:
+        """Load payload files from `folder`; `threads` None lets the engine choose."""
+        ...
