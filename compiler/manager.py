@@ -1,0 +1,142 @@
+"""Runs passes on drafts: clone, apply, infer, verify, measure, commit; the caller's model stays as it is."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from .errors import Cancelled, ParedError, PassFailed
+from .ir.export import save
+from .ir.shapes import infer_shapes
+from .ir.stats import Counts, count
+from .ir.text import fingerprint
+from .ir.verifier import verify_graph
+from .pass_api import Context, Effect, Pass, PassStats
+from .pipeline import print_pass
+
+Measure = Callable[[ir.Model, ir.Model], float | None]
+"""Measures what a lossy pass did: SQNR in dB of the second model's outputs against the first's."""
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One pass as it ran: its account and what the manager measured."""
+
+    position: int
+    name: str
+    text: str
+    effect: Effect
+    seconds: float
+    stats: PassStats
+    before: Counts
+    after: Counts
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """The rewritten model and one record per pass."""
+
+    model: ir.Model
+    records: tuple[PassRecord, ...]
+
+    @property
+    def attachments(self) -> dict[str, str]:
+        """Files that the passes want to see in `reports/`; a later pass replaces an earlier one's."""
+        return {name: text for record in self.records for name, text in record.stats.attachments.items()}
+
+
+@dataclass(frozen=True)
+class Manager:
+    """Runs a pipeline.
+
+    Attributes:
+        verify_each: after every pass the full check, and proof that "changed 0" changed nothing.
+        dump_ir: folder that gets the model after the import and after every pass.
+        measure: called for lossy passes that changed something.
+    """
+
+    verify_each: bool = False
+    dump_ir: Path | None = None
+    measure: Measure | None = None
+
+    def run(self, model: ir.Model, passes: Sequence[Pass], ctx: Context) -> PipelineResult:
+        """Apply `passes` in order to a copy of `model`.
+
+        Raises:
+            PassFailed: a pass raised or broke the graph; names pass, position, node and reproducer.
+            Cancelled: the user interrupted.
+        """
+        self._dump(model, 0, "input")
+        counts = count(model)
+        records: list[PassRecord] = []
+        for position, p in enumerate(passes, start=1):
+            ctx.check_cancelled()
+            ctx.progress("passes", position - 1, len(passes))
+            model, record = self._step(model, p, position, counts, ctx)
+            counts = record.after
+            records.append(record)
+            self._dump(model, position, p.name)
+        verify_graph(model)
+        ctx.progress("passes", len(passes), len(passes))
+        return PipelineResult(model, tuple(records))
+
+    def _step(
+        self, model: ir.Model, p: Pass, position: int, before: Counts, ctx: Context
+    ) -> tuple[ir.Model, PassRecord]:
+        start = time.perf_counter()
+        draft = model.clone()
+        try:
+            stats = p.apply(draft, ctx)
+            self._check(model, draft, p, stats)
+        except (Cancelled, PassFailed):
+            raise
+        except ParedError as err:
+            if err.reason.startswith("graph-"):
+                raise self._failure(model, draft, p, position, err) from err
+            raise
+        except Exception as err:
+            raise self._failure(model, draft, p, position, err) from err
+        seconds = time.perf_counter() - start
+        committed = draft if stats.changed else model
+        after = count(committed) if stats.changed else before
+        lossy = stats.changed and p.effect is Effect.LOSSY and self.measure is not None
+        sqnr = self.measure(model, committed) if lossy and self.measure is not None else None
+        return committed, PassRecord(
+            position, p.name, print_pass(p), p.effect, seconds, stats, before, after, sqnr
+        )
+
+    def _check(self, model: ir.Model, draft: ir.Model, p: Pass, stats: PassStats) -> None:
+        if stats.changed:
+            infer_shapes(draft)
+            verify_graph(draft, full=self.verify_each)
+        elif self.verify_each and fingerprint(draft) != fingerprint(model):
+            raise AssertionError(f"{p.name} reported no change but changed the graph")
+
+    def _failure(
+        self, model: ir.Model, draft: ir.Model, p: Pass, position: int, err: Exception
+    ) -> PassFailed:
+        folder = self.dump_ir or Path(tempfile.mkdtemp(prefix="pared-failed-pass-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        before = folder / f"{position:02d}-{p.name}-before.onnx"
+        save(model, before)
+        try:
+            save(draft, folder / f"{position:02d}-{p.name}-after.onnx")
+        except Exception as unsaved:  # the draft is broken by definition; its absence is told, not hidden
+            (folder / f"{position:02d}-{p.name}-after.txt").write_text(f"could not be written: {unsaved}\n")
+        return PassFailed(
+            "pass-failed",
+            f"pass {position} ({print_pass(p)}) failed: {type(err).__name__}: {err}",
+            f"reproduce: pared compile -m {before} --pipeline '{print_pass(p)}' --dry-run",
+        )
+
+    def _dump(self, model: ir.Model, position: int, name: str) -> None:
+        if self.dump_ir is None:
+            return
+        self.dump_ir.mkdir(parents=True, exist_ok=True)
+        save(model, self.dump_ir / f"{position:02d}-{name}.onnx")
