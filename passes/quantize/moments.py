@@ -1,0 +1,241 @@
+"""Second moments of what flows into a linear layer, accumulated in a stream.
+
+The squared output error of a linear layer with weights `w + e` is `e G e'`, where `G = E[x x']` is the
+second moment of its input patches `x`. `G` has a fixed size however many samples there are, so methods
+that minimise this error (AdaRound, GPTQ) need neither the samples nor their activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ...compiler.ir import walk
+
+if TYPE_CHECKING:
+    from ...compiler.pass_api import Context
+
+Floats = npt.NDArray[np.floating]
+Array = npt.NDArray[np.generic]
+_T = TypeVar("_T", bound=np.generic)
+
+GRAM_BUDGET_BYTES = 256 << 20
+"""Accumulators held at once by `collect_moments`; more layers mean more passes over the data."""
+
+
+@dataclass
+class Moments:
+    """Running mean and second moment of patches.
+
+    Attributes:
+        groups: independent channel groups of a convolution (1 for dense layers).
+        size: patch length `k`.
+        count: patches seen, per group.
+    """
+
+    groups: int
+    size: int
+    count: int = 0
+    _sum: Floats = field(init=False, repr=False)
+    _gram: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sum = np.zeros((self.groups, self.size))
+        self._gram = np.zeros((self.groups, self.size, self.size))
+
+    def add(self, patches: Floats) -> None:
+        """Add patches `[groups, n, k]`; products in float32, sums in float64."""
+        assert patches.shape[::2] == (self.groups, self.size), patches.shape
+        self._sum += patches.sum(axis=1, dtype=np.float64)
+        self._gram += np.matmul(patches.transpose(0, 2, 1), patches)
+        self.count += patches.shape[1]
+
+    @property
+    def mean(self) -> Floats:
+        """`E[x]`, shape `[groups, k]`."""
+        return self._sum / max(self.count, 1)
+
+    @property
+    def gram(self) -> Floats:
+        """`E[x x']`, shape `[groups, k, k]`."""
+        return self._gram / max(self.count, 1)
+
+    @property
+    def covariance(self) -> Floats:
+        """`E[x x'] - E[x] E[x]'`: the error that is left when the bias absorbs the mean error."""
+        mean = self.mean
+        return self.gram - mean[:, :, None] * mean[:, None, :]
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Kernel, strides, dilations and pads (begin..., end...) of a convolution, one entry per spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+
+
+def conv_geometry(node: ir.Node, kernel: Sequence[int], spatial: Sequence[int]) -> ConvGeometry:
+    """Read a Conv node's attributes with ONNX defaults; `auto_pad` is resolved for input size `spatial`."""
+    rank = len(kernel)
+    strides = walk.ints_attribute(node, "strides", [1] * rank)
+    dilations = walk.ints_attribute(node, "dilations", [1] * rank)
+    pads = walk.ints_attribute(node, "pads", [0] * (2 * rank))
+    mode = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        pads = _same_pads(mode, kernel, strides, dilations, spatial)
+    groups = walk.int_attribute(node, "group", 1)
+    return ConvGeometry(tuple(kernel), strides, dilations, pads, groups)
+
+
+def _same_pads(
+    mode: str, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], spatial: Sequence[int]
+) -> tuple[int, ...]:
+    begin: list[int] = []
+    end: list[int] = []
+    for k, s, d, size in zip(kernel, strides, dilations, spatial, strict=True):
+        total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if mode == "SAME_UPPER" else large)
+        end.append(large if mode == "SAME_UPPER" else small)
+    return (*begin, *end)
+
+
+def unfold(x: Floats, geometry: ConvGeometry) -> Floats:
+    """Patches of a convolution input (im2col).
+
+    Args:
+        x: `[n, channels, *spatial]`.
+        geometry: of the convolution.
+
+    Returns:
+        `[groups, n * output positions, channels / groups * kernel size]`, columns ordered as in
+        `weight.reshape(out, -1)`.
+    """
+    g = geometry
+    rank = len(g.kernel)
+    pads = [(0, 0), (0, 0), *zip(g.pads[:rank], g.pads[rank:], strict=True)]
+    padded = np.pad(x, pads)
+    extent = tuple((k - 1) * d + 1 for k, d in zip(g.kernel, g.dilations, strict=True))
+    axes = tuple(range(2, 2 + rank))
+    view = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=axes)
+    steps = [slice(None)] * 2 + [slice(None, None, s) for s in g.strides]
+    view = view[(*steps, *(slice(None, None, d) for d in g.dilations))]
+    n, channels, positions = x.shape[0], x.shape[1], view.shape[2 : 2 + rank]
+    split = view.reshape(n, g.groups, channels // g.groups, *positions, *g.kernel)
+    order = (1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
+    return np.ascontiguousarray(split.transpose(order)).reshape(g.groups, n * int(np.prod(positions)), -1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer seen as `y = x W'` with `W` of shape `[out, k]`.
+
+    Attributes:
+        node: Conv, Gemm or MatMul with a constant weight as input 1.
+        weight_shape: of the weight as stored.
+        transposed: the stored weight is `[k, out]`.
+        groups: channel groups; output channels are divided evenly among them.
+    """
+
+    node: ir.Node
+    weight_shape: tuple[int, ...]
+    transposed: bool
+    groups: int
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return self.weight_shape[-1] if self.transposed else self.weight_shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Patch length `k`."""
+        return int(np.prod(self.weight_shape)) // max(self.rows, 1)
+
+    def to_matrix(self, tensor: npt.NDArray[_T]) -> npt.NDArray[_T]:
+        """Arrange an array of the weight's shape as `[out, k]`."""
+        return tensor.T if self.transposed else tensor.reshape(self.rows, -1)
+
+    def from_matrix(self, matrix: npt.NDArray[_T]) -> npt.NDArray[_T]:
+        """Undo `to_matrix`."""
+        return np.ascontiguousarray(matrix.T if self.transposed else matrix.reshape(self.weight_shape))
+
+    def patches(self, x: Array) -> Floats:
+        """Arrange an input batch of the node as `[groups, n, k]` float32."""
+        values: Floats = x.astype(np.float32, copy=False)
+        if self.node.op_type == "Conv":
+            return unfold(values, conv_geometry(self.node, self.weight_shape[2:], x.shape[2:]))
+        if self.node.op_type == "Gemm" and walk.int_attribute(self.node, "transA", 0):
+            values = values.T
+        return values.reshape(1, -1, self.columns)
+
+
+def layer_of(node: ir.Node, weight_shape: Sequence[int]) -> Layer | str:
+    """Describe `node` as a linear layer, or say why it cannot be."""
+    shape = tuple(weight_shape)
+    if node.op_type == "Conv":
+        groups = walk.int_attribute(node, "group", 1)
+        return Layer(node, shape, transposed=False, groups=groups)
+    if node.op_type == "Gemm":
+        return Layer(node, shape, transposed=not walk.int_attribute(node, "transB", 0), groups=1)
+    if node.op_type == "MatMul":
+        if len(shape) != 2:
+            return f"MatMul weight has {len(shape)} dimensions, layer reconstruction needs 2"
+        return Layer(node, shape, transposed=True, groups=1)
+    return f"no layer reconstruction for {node.op_type}"
+
+
+def collect_moments(
+    model: ir.Model, layers: Sequence[Layer], batches: Iterable[Mapping[str, Array]], ctx: Context
+) -> dict[str, Moments]:
+    """Run `model` over re-iterable `batches` and accumulate the moments of each layer's input.
+
+    Memory is bounded by `GRAM_BUDGET_BYTES` plus the activations of one batch; layers that do not fit
+    together are collected in further passes over the data.
+
+    Returns:
+        Node name -> moments. Layers inside loop bodies must not be given: their inputs cannot be observed.
+    """
+    from ...compiler.ort import make_session
+
+    found: dict[str, Moments] = {}
+    for chunk in _chunks(layers):
+        names = sorted({_input_name(layer) for layer in chunk})
+        session = make_session(model, extra_outputs=names)
+        sums = {str(layer.node.name): Moments(layer.groups, layer.columns) for layer in chunk}
+        for batch in batches:
+            ctx.check_cancelled()
+            values = dict(zip(names, session.run(names, dict(batch)), strict=True))
+            for layer in chunk:
+                sums[str(layer.node.name)].add(layer.patches(values[_input_name(layer)]))
+        found |= sums
+    return found
+
+
+def _input_name(layer: Layer) -> str:
+    value = layer.node.inputs[0]
+    assert value is not None, f"{layer.node.name}: input 0 is missing"
+    return str(value.name)
+
+
+def _chunks(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    chunk: list[Layer] = []
+    held = 0
+    for layer in layers:
+        size = 8 * layer.groups * layer.columns**2
+        if chunk and held + size > GRAM_BUDGET_BYTES:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(layer)
+        held += size
+    if chunk:
+        yield chunk
