@@ -257,6 +257,10 @@ def _spool_one(spool: Spool, sample: object, ranks: Mapping[str, int], index: in
             rows = len(array)
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise DataError(f"{purpose}-pickled", f"sample {index}, {name!r}: not a plain numeric array")
+            raise DataError(
+                f"{purpose}-pickled",
+                f"sample {index}, {name!r} becomes an array of Python objects",
+                "make it a plain numeric array",
+            )
         batched = array.ndim == ranks[name] > 0 if name in ranks else array.ndim > 0 and len(array) == rows
         spool.append(name, array if batched else array[None], index)
