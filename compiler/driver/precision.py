@@ -1,0 +1,80 @@
+"""Precision names and optimisation levels as pipeline text; nothing else knows what `-O2` means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import PipelineError
+
+_WIDTHS = re.compile(r"w(?P<weights>\d+)(?:a(?P<activations>\d+))?")
+SPELLINGS = "fp32, int8, int8-dynamic, w8 (weights only), w4a8 (w<bits>a<bits>, 1-16 each)"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Widths in bits.
+
+    Attributes:
+        weights: bits of weights.
+        activations: bits of activations; None leaves them in float.
+        dynamic: activation scales are found at run time instead of by calibration.
+    """
+
+    weights: int
+    activations: int | None
+    dynamic: bool = False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether activation ranges must be known before compiling."""
+        return self.activations is not None and not self.dynamic
+
+
+def parse_precision(text: str | None) -> Precision | None:
+    """Return the widths that a name such as `int8` or `w4a8` stands for; None for float.
+
+    Raises:
+        PipelineError: unknown spelling or widths outside 1-16.
+    """
+    if text in (None, "fp32", "float", "float32"):
+        return None
+    if text in ("int8", "int8-dynamic"):
+        return Precision(8, 8, dynamic=text.endswith("dynamic"))
+    match = _WIDTHS.fullmatch(text or "")
+    if match is None:
+        raise PipelineError("unknown-precision", f"unknown precision {text!r}", f"valid: {SPELLINGS}")
+    widths = [int(bits) for bits in match.groups() if bits]
+    if not all(1 <= bits <= 16 for bits in widths):
+        raise PipelineError(
+            "unknown-precision", f"precision {text!r} asks for widths outside 1-16", f"valid: {SPELLINGS}"
+        )
+    return Precision(widths[0], widths[1] if len(widths) > 1 else None)
+
+
+def default_pipeline(precision: Precision | None, level: int) -> str:
+    """Return the pipeline of a precision at -O0..-O3.
+
+    -O0 rewrites nothing that is not asked for, -O1 cleans up exactly, -O2 also folds and fuses (rounding may
+    differ within the derived bound), -O3 also spends calibration time on rounding and ranges.
+    """
+    steps = [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
+    if precision is not None:
+        steps += ["equalize"] if level >= 3 and precision.activations is not None else []
+        steps += [_quantize(precision, level), "relu-into-quantizer", "dead-code"]
+    return ",".join(step for step in steps if step)
+
+
+def _quantize(precision: Precision, level: int) -> str:
+    options = []
+    if precision.weights != 8:
+        options.append(f"bits={precision.weights}")
+    if precision.activations is None:
+        options.append("act=none")
+    elif precision.dynamic:
+        options.append("act=dynamic")
+    elif precision.activations != 8:
+        options.append(f"act_bits={precision.activations}")
+    if level >= 3:
+        options.append("rounding=gptq")
+    return f"quantize{{{' '.join(options)}}}" if options else "quantize"

@@ -1,0 +1,104 @@
+"""The recipe: every choice of a compilation in one declarative, serialisable record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import PipelineError, nearest
+
+
+class Recipe(BaseModel):
+    """What to compile and how. `-c recipe.yaml` reads it, `--save-config` writes it resolved.
+
+    Attributes:
+        model: path of the ONNX file; None when the model came from memory.
+        target: name of a target or path of a target file.
+        precision: `int8`, `int8-dynamic`, `w<bits>`, `w<bits>a<bits>`; None keeps float.
+        pipeline: pipeline text; None derives it from `precision` and `opt_level`.
+        opt_level: 0..3 as in -O0..-O3.
+        shapes: input name -> dimensions that replace symbolic ones.
+        calibration: path of calibration data (.npz or a folder of .npy).
+        test_data: path of labelled data for `max_drop`.
+        metric: `top1`, `auc`, ... or `module:function`; None chooses by the data.
+        max_drop: largest allowed loss of the metric, in points.
+        exclude: node names or regular expressions left in float.
+        seed: for every random choice.
+        force: keep the asked precision although float is faster.
+        fallback: what to do with nodes that the target refuses.
+        threads: threads per inference, measured and run.
+        engine: engine to use; None measures the candidates and keeps the fastest that verifies.
+        choice: candidate to keep without measuring; a rebuild sets it to what was measured before.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = None
+    target: str = "cpu"
+    precision: str | None = None
+    pipeline: str | None = None
+    opt_level: int = Field(default=2, ge=0, le=3)
+    shapes: dict[str, tuple[int | str, ...]] = Field(default_factory=dict)
+    calibration: str | None = None
+    test_data: str | None = None
+    metric: str | None = None
+    max_drop: float | None = Field(default=None, ge=0)
+    exclude: tuple[str, ...] = ()
+    seed: int = 0
+    force: bool = False
+    fallback: Literal["error", "cpu"] = "error"
+    threads: int = Field(default=1, ge=1)
+    engine: str | None = None
+    choice: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a YAML recipe; relative paths in it are relative to the file.
+
+        Raises:
+            PipelineError: unreadable file, bad YAML, unknown key or bad value; names file and key.
+        """
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+            raise PipelineError(
+                "recipe-unreadable", f"{path}: {_one_line(err)}", "give a YAML file of key: value"
+            ) from err
+        if not isinstance(raw, dict):
+            raise PipelineError(
+                "recipe-unreadable", f"{path}: expected key: value pairs, found {type(raw).__name__}"
+            )
+        return cls.parse(raw, place=str(path)).relative_to(path.parent)
+
+    @classmethod
+    def parse(cls, raw: dict[str, object], place: str) -> Recipe:
+        """Validate raw values; `place` names their source in error texts."""
+        fields = list(cls.model_fields)
+        for key in raw:
+            if key not in fields:
+                raise PipelineError("unknown-key", f"{place}: unknown key {key!r}", nearest(str(key), fields))
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as err:
+            first = err.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise PipelineError(
+                "bad-value", f"{place}: {key}: {first['msg']}, got {first.get('input')!r}"
+            ) from err
+
+    def relative_to(self, folder: Path) -> Recipe:
+        """Return the recipe with its relative paths taken from `folder`."""
+        paths = {key: getattr(self, key) for key in ("model", "calibration", "test_data")}
+        joined = {key: str(folder / path) for key, path in paths.items() if path is not None}
+        return self.model_copy(update=joined)
+
+    def text(self) -> str:
+        """Return the recipe as YAML, every key present."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _unreadable(path: Path, finding: str) -> PipelineError:
+    return PipelineError("recipe-unreadable", f"{path}: {finding}", "give a YAML file of key: value")
