@@ -1,4 +1,4 @@
-"""The decisions of a quantization, outside the graph: which operand gets which format, and why others do not."""
+"""The decisions of a quantization, outside the graph: which operand gets which format, and what stays float."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...compiler.errors import PipelineError
-from ...compiler.ir.quant import QuantSpec
+from ...compiler.ir.quant import QuantSpec, Rounding, Scheme
 from ...compiler.pass_api import Refusal
 from ...compiler.records import Json, to_json
 
@@ -56,7 +56,6 @@ class Decision:
         scale: one entry, or one per channel of `spec.axis`; every entry is exact in float32. None: not
             calibrated yet, a bias, a dynamic activation, or block-wise (derived from the weight itself).
         zero_point: as many entries as `scale`.
-        block_size: elements along `spec.axis` that share a scale; 0 without blocks.
         dynamic: the range is taken at run time from the value itself.
     """
 
@@ -65,17 +64,16 @@ class Decision:
     spec: QuantSpec
     scale: tuple[float, ...] | None = None
     zero_point: tuple[int, ...] | None = None
-    block_size: int = 0
     dynamic: bool = False
 
     def __post_init__(self) -> None:
         if (self.scale is None) != (self.zero_point is None):
             raise ValueError(f"{self.value!r}: scale and zero point come together")
-        if self.scale is not None and self.zero_point is not None:
-            if len(self.scale) != len(self.zero_point) or not self.scale:
-                raise ValueError(f"{self.value!r}: {len(self.scale)} scales, {len(self.zero_point)} zero points")
-            if any(not s > 0 or not np.isfinite(s) for s in self.scale):
-                raise ValueError(f"{self.value!r}: scales must be positive and finite, got {min(self.scale)}")
+        scale, zero = self.scale or (), self.zero_point or ()
+        if len(scale) != len(zero) or self.scale == ():
+            raise ValueError(f"{self.value!r}: {len(scale)} scales, {len(zero)} zero points")
+        if any(not s > 0 or not np.isfinite(s) for s in scale):
+            raise ValueError(f"{self.value!r}: scales must be positive and finite, got {min(scale)}")
 
     def scaled(self, scale: npt.ArrayLike, zero_point: npt.ArrayLike) -> Decision:
         """Return this decision with the scale and zero point of a calibration (rounded to float32)."""
@@ -104,7 +102,7 @@ class QuantPlan:
                 continue
             first_site, first = activations.setdefault(decision.value, (site, decision))
             if first != decision:
-                raise ValueError(f"value {decision.value!r} is decided differently at {first_site} and {site}")
+                raise ValueError(f"{decision.value!r} is decided differently at {first_site} and {site}")
 
     def __len__(self) -> int:
         return len(self.decisions)
@@ -177,7 +175,7 @@ def _diff(old: Mapping[Site, Decision], new: Mapping[Site, Decision]) -> Iterabl
 
 def _site_json(site: Site, decision: Decision) -> dict[str, Json]:
     fields = cast(dict[str, Json], to_json(decision))
-    defaults = {"block_size": 0, "dynamic": False, "scale": None, "zero_point": None}
+    defaults = {"dynamic": False, "scale": None, "zero_point": None}
     kept = {k: v for k, v in fields.items() if k not in defaults or v != defaults[k]}
     return {"node": site.node, "port": site.port, **kept}
 
@@ -185,7 +183,9 @@ def _site_json(site: Site, decision: Decision) -> dict[str, Json]:
 def _site_from(entry: Mapping[str, object]) -> tuple[Site, Decision]:
     rest = dict(entry)
     site = Site(str(rest.pop("node")), str(rest.pop("port")))
-    spec = QuantSpec(**cast(dict[str, int], rest.pop("spec")))
+    raw = cast(dict[str, object], rest.pop("spec"))
+    enums = {"scheme": Scheme(str(raw["scheme"])), "rounding": Rounding(str(raw["rounding"]))}
+    spec = QuantSpec(**{**raw, **enums})  # type: ignore[arg-type]
     for key in ("scale", "zero_point"):
         rest[key] = tuple(cast(list[float], rest[key])) if rest.get(key) is not None else None
     return site, Decision(spec=spec, **rest)  # type: ignore[arg-type]
