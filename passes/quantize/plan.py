@@ -1,4 +1,4 @@
-"""The decisions of a quantization, outside the graph: which operand gets which format, and what stays float."""
+"""The decisions of a quantization, outside the graph: what gets which format, what stays float."""
 
 from __future__ import annotations
 

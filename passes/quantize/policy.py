@@ -132,9 +132,9 @@ def _drop_stranded(graph: ir.Graph, choices: dict[ir.Node, Choice], policy: Poli
 def _ready_values(graph: ir.Graph, choices: Mapping[ir.Node, Choice], policy: Policy) -> set[ir.Value | None]:
     ready: set[ir.Value | None] = set(graph.inputs) if policy.io == "int8" else set()
     for node, choice in choices.items():
-        if choice.kind == "compute" or all(node.inputs[i] in ready for i in choice.activations):
-            if choice.kind != "table":
-                ready.add(tail(node))
+        flows = choice.kind in ("flow", "share") and all(node.inputs[i] in ready for i in choice.activations)
+        if choice.kind == "compute" or flows:
+            ready.add(tail(node))
     return ready
 
 

@@ -316,10 +316,11 @@ STAYS_FLOAT: Mapping[str, str] = {
 }
 
 # No arithmetic on quantizable floats, absorbed by a neighbour, or cheap one-operand functions.
-NEUTRAL = frozenset(
-    "Relu Clip Identity Constant ConstantOfShape Shape Size Cast Expand Tile Range Where Equal Less Greater Not "
-    "And Or Split Pad Dropout QuantizeLinear DequantizeLinear Quant BipolarQuant Trunc MultiThreshold "
-    "DynamicQuantizeLinear Sigmoid Tanh Exp Log Sqrt Neg Abs Erf Gelu HardSigmoid HardSwish LeakyRelu Elu "
-    "PRelu Softplus Sub Div Pow Reciprocal ReduceMean ReduceSum ReduceMax ReduceMin Max Min ArgMax TopK Sin "
-    "Cos Floor Ceil Round If Loop Scan LSTM GRU RNN".split()
-)
+_NEUTRAL = """
+Relu Clip Identity Constant ConstantOfShape Shape Size Cast Expand Tile Range Where Equal Less
+Greater Not And Or Split Pad Dropout QuantizeLinear DequantizeLinear Quant BipolarQuant Trunc
+MultiThreshold DynamicQuantizeLinear Sigmoid Tanh Exp Log Sqrt Neg Abs Erf Gelu HardSigmoid
+HardSwish LeakyRelu Elu PRelu Softplus Sub Div Pow Reciprocal ReduceMean ReduceSum ReduceMax
+ReduceMin Max Min ArgMax TopK Sin Cos Floor Ceil Round If Loop Scan LSTM GRU RNN
+"""
+NEUTRAL = frozenset(_NEUTRAL.split())
