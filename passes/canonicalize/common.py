@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ...compiler.ir.walk import Array, add_initializer, all_graphs, replace_value, unique_name
+from ...compiler.ir.walk import (
+    Array,
+    add_initializer,
+    all_graphs,
+    remove_chain,
+    replace_value,
+    scalar,
+    unique_name,
+)
 from ...compiler.pass_api import Context
 
 ORIGIN_KEY = "pared.origin"
@@ -60,6 +68,56 @@ def same_shape(first: ir.Value | None, second: ir.Value | None) -> bool:
 def rank(value: ir.Value | None) -> int | None:
     """Return the number of dimensions of `value`, None when unknown."""
     return None if value is None or value.shape is None else len(value.shape)
+
+
+def forward(node: ir.Node, same: ir.Value) -> None:
+    """Let `same` stand for the only used output of `node`, which equals it, and remove `node`.
+
+    `same` keeps its name, unless the output is one of the graph: then that name, type and shape survive.
+    """
+    output = node.outputs[0]
+    if output.is_graph_output() and can_be_output(same, output.graph):
+        same.type = output.type
+        same.shape = None if output.shape is None else output.shape.copy()
+    replace_value(output, same, take_name=False)
+    remove_chain(node)
+
+
+def can_be_output(value: ir.Value, graph: ir.Graph | None) -> bool:
+    """Say whether `value` can become an output of `graph` without an Identity that carries the name."""
+    bound = value.is_graph_input() or value.is_graph_output() or value.is_initializer()
+    return value.graph is graph and not bound
+
+
+_NEVER_NEGATIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp"}
+_KEEPS_SIGN = {
+    "MaxPool",
+    "GlobalMaxPool",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+}
+_SIGN_STEPS = 8
+
+
+def is_nonnegative(value: ir.Value | None) -> bool:
+    """Say whether no element of `value` can be below zero, as far as the few nodes before it tell."""
+    for _ in range(_SIGN_STEPS):
+        node = None if value is None else value.producer()
+        if node is None or node.domain:
+            return False
+        if node.op_type in _NEVER_NEGATIVE:
+            return True
+        if node.op_type == "Clip":
+            low = scalar(node.inputs[1]) if len(node.inputs) > 1 else None
+            return low is not None and low >= 0
+        if node.op_type not in _KEEPS_SIGN:
+            return False
+        value = node.inputs[0]
+    return False
 
 
 def replace_by_constant(model: ir.Model, old: ir.Value, array: Array) -> ir.Value:

@@ -13,16 +13,13 @@ from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from .common import label, live_nodes, rank
 from .linear import (
     Floats,
-    Linear,
-    absorb_after,
-    absorb_before,
     layer_after,
     layer_before,
     read_linear,
     scaled_input,
     scaled_output,
-    why_not_written,
-    write_linear,
+    write_after,
+    write_before,
 )
 
 
@@ -78,24 +75,20 @@ def _fold(model: ir.Model, node: ir.Node) -> str | None:
 
 def _fold_before(model: ir.Model, node: ir.Node, scale: Floats, shift: Floats) -> str | None:
     maker = layer_before(node.inputs[0])
-    if isinstance(maker, str):
-        return maker
+    if maker is None or isinstance(maker, str):
+        return maker or "no Conv, ConvTranspose, Gemm or MatMul before it"
     layer = read_linear(maker)
     if isinstance(layer, str):
         return layer
     if layer.channels_last and rank(node.inputs[0]) != 2:
         return "it does not normalise the channels of the layer before it"
-    new = scaled_output(layer, scale, shift)
-    reason = why_not_written(layer, new)
-    if reason is None:
-        absorb_after(write_linear(model, new), node)
-    return reason
+    return write_after(model, node, scaled_output(layer, scale, shift))
 
 
 def _fold_after(model: ir.Model, node: ir.Node, scale: Floats, shift: Floats) -> str | None:
     reader = layer_after(node.outputs[0])
-    if isinstance(reader, str):
-        return reader
+    if reader is None or isinstance(reader, str):
+        return reader or "no Conv, ConvTranspose, Gemm or MatMul after it"
     layer = read_linear(reader)
     if isinstance(layer, str):
         return layer
@@ -104,13 +97,4 @@ def _fold_after(model: ir.Model, node: ir.Node, scale: Floats, shift: Floats) ->
     new = scaled_input(layer, scale, shift)
     if isinstance(new, str):
         return new
-    return write_before(model, node, layer, new)
-
-
-def write_before(model: ir.Model, node: ir.Node, layer: Linear, new: Linear) -> str | None:
-    """Write `new` for `layer` and take out `node`, which fed it; or say why not."""
-    reason = why_not_written(layer, new)
-    data = node.inputs[0]
-    if reason is None and data is not None:
-        absorb_before(node, data, write_linear(model, new))
-    return reason
+    return write_before(model, node, node.inputs[0], new)

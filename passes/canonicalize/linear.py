@@ -12,7 +12,7 @@ New weights are computed in float64 and rounded once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from ...compiler.ir.walk import (
     add_initializer,
     attribute,
     constant,
+    constant_tensor,
     drop_unused_initializer,
     int_attribute,
     ints_attribute,
@@ -42,25 +43,31 @@ class Linear:
     """A layer with constant weights.
 
     Attributes:
-        weight: W with axes [out, in per group, *window] for every kind, groups along `out`.
         bias: c, [out]; zeros where the layer has none.
+        out_channels: number of output channels.
+        in_channels: number of input channels, those of all groups together.
         groups: number of groups; input channel i of output m is `(m // (out / groups)) * in + i`.
+        new_weight: new W as `weight` has it, None while the weights are as in the graph.
     """
 
     node: ir.Node
-    weight: Floats
     bias: Floats
+    out_channels: int
+    in_channels: int
     groups: int = 1
+    new_weight: Floats | None = None
 
     @property
-    def out_channels(self) -> int:
-        """Number of output channels."""
-        return int(self.weight.shape[0])
+    def weight(self) -> Floats:
+        """W with axes [out, in per group, *window] for every kind of layer, groups along `out`.
 
-    @property
-    def in_channels(self) -> int:
-        """Number of input channels, those of all groups together."""
-        return int(self.weight.shape[1]) * self.groups
+        Reads the weights, which a mere shift of the output need not.
+        """
+        if self.new_weight is not None:
+            return self.new_weight
+        array = constant(self.node.inputs[1])
+        assert array is not None, "read_linear has seen a constant"
+        return _to_canonical(self.node, array.astype(np.float64), self.groups)
 
     @property
     def channels_last(self) -> bool:
@@ -69,22 +76,33 @@ class Linear:
 
 
 def read_linear(node: ir.Node) -> Linear | str:
-    """Return the view of a layer, or the reason why its weights cannot be changed."""
+    """Return the view of a layer, or the reason why its weights cannot be changed. Reads no weights."""
     weight = node.inputs[1]
-    if weight is None or (array := constant(weight)) is None:
+    tensor = None if weight is None else constant_tensor(weight)
+    if weight is None or tensor is None:
         return "the weight is not constant"
-    if weight.dtype not in _FLOATS:
-        return f"the weight is {weight.dtype}"
+    if tensor.dtype not in _FLOATS:
+        return f"the weight is {tensor.dtype}"
     if weight.is_graph_output():
         return f"weight {weight.name!r} is also a graph output"
     if len(weight.uses()) > 1:
         return f"weight {weight.name!r} is shared by {len(weight.uses())} uses"
-    if array.ndim < 2 or (node.op_type == "MatMul" and array.ndim != 2):
-        return f"the weight has {array.ndim} axes"
+    shape = tuple(int(dim) for dim in tensor.shape.numpy())
+    if len(shape) < 2 or (node.op_type == "MatMul" and len(shape) != 2):
+        return f"the weight has {len(shape)} axes"
     groups = int_attribute(node, "group", 1)
-    canonical = _to_canonical(node, array.astype(np.float64), groups)
-    bias = _read_bias(node, canonical.shape[0])
-    return bias if isinstance(bias, str) else Linear(node, canonical, bias, groups)
+    outputs, inputs = _channels(node, shape, groups)
+    bias = _read_bias(node, outputs)
+    return bias if isinstance(bias, str) else Linear(node, bias, outputs, inputs, groups)
+
+
+def _channels(node: ir.Node, shape: tuple[int, ...], groups: int) -> tuple[int, int]:
+    first, second = shape[:2]
+    if node.op_type == "Conv":
+        return first, second * groups
+    if node.op_type == "ConvTranspose":
+        return second * groups, first
+    return (first, second) if int_attribute(node, "transB", 0) else (second, first)
 
 
 def _read_bias(node: ir.Node, channels: int) -> Floats | str:
@@ -137,8 +155,11 @@ def _swap_transposed(array: Floats, groups: int) -> Floats:
 
 def scaled_output(layer: Linear, scale: Floats, shift: Floats) -> Linear:
     """Return the layer followed by `scale * y + shift`; both arrays are [out]."""
-    columns = scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
-    return Linear(layer.node, layer.weight * columns, layer.bias * scale + shift, layer.groups)
+    shifted = replace(layer, bias=layer.bias * scale + shift)
+    if (scale == 1).all():
+        return shifted
+    weight = layer.weight
+    return replace(shifted, new_weight=weight * scale.reshape(-1, *[1] * (weight.ndim - 1)))
 
 
 def scaled_input(layer: Linear, scale: Floats, shift: Floats) -> Linear | str:
@@ -149,17 +170,16 @@ def scaled_input(layer: Linear, scale: Floats, shift: Floats) -> Linear | str:
         return "a shift before ConvTranspose does not reach all outputs alike"
     if layer.node.op_type == "Gemm" and int_attribute(layer.node, "transA", 0):
         return "the input is transposed (transA)"
-    per_output = _per_output(layer, scale)
-    weight = layer.weight * per_output
-    added = (layer.weight * _per_output(layer, shift)).reshape(layer.out_channels, -1).sum(axis=1)
-    return Linear(layer.node, weight, layer.bias + added, layer.groups)
+    weight = layer.weight
+    added = (weight * _per_output(layer, shift, weight.ndim)).reshape(layer.out_channels, -1).sum(axis=1)
+    return replace(layer, bias=layer.bias + added, new_weight=weight * _per_output(layer, scale, weight.ndim))
 
 
-def _per_output(layer: Linear, values: Floats) -> Floats:
-    """Arrange values of input channels, [in], as [out, in per group, 1, ...]."""
+def _per_output(layer: Linear, values: Floats, axes: int) -> Floats:
+    """Arrange values of input channels, [in], as [out, in per group, 1, ...] with that many axes."""
     per_group = values.reshape(layer.groups, -1)
     rows = np.repeat(per_group, layer.out_channels // layer.groups, axis=0)
-    return np.asarray(rows.reshape(*rows.shape, *[1] * (layer.weight.ndim - 2)))
+    return np.asarray(rows.reshape(*rows.shape, *[1] * (axes - 2)))
 
 
 def _pads(node: ir.Node) -> bool:
@@ -170,35 +190,38 @@ def _pads(node: ir.Node) -> bool:
     return any(ints_attribute(node, "pads"))
 
 
-def why_not_written(layer: Linear, new: Linear) -> str | None:
-    """Return why `new` cannot take the place of `layer` in the graph, None when it can."""
-    dtype = layer.node.inputs[1].dtype if layer.node.inputs[1] is not None else None
-    assert dtype is not None
+def why_not_written(new: Linear) -> str | None:
+    """Return why `new` cannot take the place of the layer in the graph, None when it can."""
+    dtype = _dtype(new)
+    arrays = [new.bias] if new.new_weight is None else [new.bias, new.new_weight]
     with np.errstate(over="ignore"):
-        arrays = [array.astype(dtype.numpy()) for array in (new.weight, new.bias)]
-    if not all(np.isfinite(array).all() for array in arrays):
+        finite = all(np.isfinite(array.astype(dtype)).all() for array in arrays)
+    if not finite:
         return "the folded weights are not finite"
-    if layer.node.op_type == "MatMul" and new.bias.any() and rank(layer.node.inputs[0]) != 2:
-        return "a bias after MatMul of other than two axes"
+    if new.node.op_type == "MatMul" and new.bias.any() and rank(new.node.inputs[0]) != 2:
+        return "a bias after a MatMul whose input has other than two axes"
     return None
+
+
+def _dtype(layer: Linear) -> np.dtype[np.generic]:
+    weight = layer.node.inputs[1]
+    assert weight is not None
+    assert weight.dtype is not None
+    return np.dtype(weight.dtype.numpy())
 
 
 def write_linear(model: ir.Model, new: Linear) -> ir.Node:
     """Put new weights (and bias) into the node; a MatMul that gets a bias becomes a Gemm. Return the node."""
-    node = new.node
-    old_weight = node.inputs[1]
-    assert old_weight is not None
-    assert old_weight.dtype is not None
-    dtype = old_weight.dtype.numpy()
-    array = np.ascontiguousarray(_from_canonical(node, new.weight, new.groups).astype(dtype))
-    _set_constant(model, node, 1, array)
+    node, dtype = new.node, _dtype(new)
+    if new.new_weight is not None:
+        weight = _from_canonical(node, new.new_weight, new.groups)
+        _set_constant(model, node, 1, np.array(weight, dtype=dtype, order="C"))
+        node.attributes.pop("alpha", None)
     has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
     if node.op_type == "MatMul" and new.bias.any():
         node = _to_gemm(node)
     if node.op_type != "MatMul" and (has_bias or new.bias.any()):
         _set_constant(model, node, 2, new.bias.astype(dtype))
-    if node.op_type == "Gemm":
-        node.attributes.pop("alpha", None)
         node.attributes.pop("beta", None)
     return node
 
@@ -230,26 +253,33 @@ def _to_gemm(node: ir.Node) -> ir.Node:
     return gemm
 
 
-def absorb_after(kept: ir.Node, merged: ir.Node) -> None:
-    """Let `kept` make the output of `merged`, the node after it, and remove `merged`."""
-    note_origin(kept, merged)
-    old, new = merged.outputs[0], kept.outputs[0]
-    replace_value(old, new)
-    remove_chain(merged)
+def write_after(model: ir.Model, merged: ir.Node, new: Linear) -> str | None:
+    """Write `new`, the layer together with `merged` after it, and take `merged` out; or say why not."""
+    reason = why_not_written(new)
+    if reason is None:
+        kept = write_linear(model, new)
+        note_origin(kept, merged)
+        replace_value(merged.outputs[0], kept.outputs[0])
+        remove_chain(merged)
+    return reason
 
 
-def absorb_before(merged: ir.Node, data: ir.Value, kept: ir.Node) -> None:
-    """Let `kept` read `data` instead of the output of `merged`, the node before it; remove `merged`."""
-    note_origin(kept, merged)
-    kept.replace_input_with(0, data)
-    remove_chain(merged)
+def write_before(model: ir.Model, merged: ir.Node, data: ir.Value | None, new: Linear) -> str | None:
+    """Write `new`, the layer together with `merged` before it, reading `data`; or say why not."""
+    reason = why_not_written(new)
+    if reason is None:
+        kept = write_linear(model, new)
+        note_origin(kept, merged)
+        kept.replace_input_with(0, data)
+        remove_chain(merged)
+    return reason
 
 
-def layer_before(value: ir.Value | None) -> ir.Node | str:
-    """Return the linear layer whose output is `value` and goes nowhere else, or why there is none."""
+def layer_before(value: ir.Value | None) -> ir.Node | str | None:
+    """Return the linear layer that makes `value` for one reader only, why it cannot be used, or None."""
     node = None if value is None else value.producer()
     if node is None or value is None or not is_op(node, *LINEAR_OPS):
-        return "no Conv, ConvTranspose, Gemm or MatMul before it"
+        return None
     if value.is_graph_output():
         return f"{value.name!r} is also a graph output"
     if len(value.uses()) > 1:
@@ -257,16 +287,13 @@ def layer_before(value: ir.Value | None) -> ir.Node | str:
     return node
 
 
-def layer_after(value: ir.Value) -> ir.Node | str:
-    """Return the linear layer that alone reads `value`, as its data input, or why there is none."""
+def layer_after(value: ir.Value) -> ir.Node | str | None:
+    """Return the linear layer that alone reads `value` as its data, why it cannot be used, or None."""
+    layers = [node for node, index in value.uses() if is_op(node, *LINEAR_OPS) and index == 0]
+    if not layers:
+        return None
     if value.is_graph_output():
         return f"{value.name!r} is also a graph output"
-    uses = list(value.uses())
-    if len(uses) != 1:
-        return f"{value.name!r} has {len(uses)} readers"
-    node, index = uses[0]
-    if not is_op(node, *LINEAR_OPS) or index != 0:
-        return "no Conv, ConvTranspose, Gemm or MatMul after it"
-    if node.graph is not value.graph:
-        return "the layer after it is in a body of its own"
-    return node
+    if len(value.uses()) > 1:
+        return f"{value.name!r} has {len(value.uses())} readers"
+    return layers[0] if layers[0].graph is value.graph else "the layer after it is in a body of its own"

@@ -1,0 +1,72 @@
+"""Removal of nodes that change nothing and of detours in data movement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from ...compiler.pass_api import Context, Effect, PassStats, Refusal
+from .common import can_be_output, forward, is_op, label, live_nodes
+from .inline_if import inline_if
+from .no_ops import same_as_input
+from .rearrange import merge
+
+# An If may sit in a branch that was just inlined; deeper nesting is left to the next run of the pass.
+_IF_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Eliminate:
+    """Remove no-ops and shorten chains that only move data.
+
+    Exact. No-ops: Identity, Dropout in inference, Cast to the same type, Relu of what is never negative,
+    Clip without bounds, Reshape, Slice, Transpose, Pad and the like that leave everything in place,
+    arithmetic with 0 or 1. Chains: Transpose, Reshape (Flatten, Squeeze, Unsqueeze) and Slice after their
+    like become one. An If with a constant condition becomes its branch.
+    """
+
+    name: ClassVar[str] = "eliminate"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def apply(self, model: ir.Model, ctx: Context) -> PassStats:
+        """Rewrite `model` in place."""
+        inlined = _inline_all(model, ctx)
+        stats = PassStats()
+        removed = merged = 0
+        for node in live_nodes(model, ctx):
+            if _removed(node, stats):
+                removed += 1
+            elif merge(model, node):
+                merged += 1
+        stats.changed = inlined + removed + merged
+        stats.details = {"no_ops": removed, "merged": merged, "branches_inlined": inlined}
+        return stats
+
+
+def _inline_all(model: ir.Model, ctx: Context) -> int:
+    inlined = 0
+    for _ in range(_IF_DEPTH):
+        found = sum(inline_if(node) for node in live_nodes(model, ctx, "If"))
+        inlined += found
+        if not found:
+            break
+    return inlined
+
+
+def _removed(node: ir.Node, stats: PassStats) -> bool:
+    verdict = same_as_input(node)
+    if isinstance(verdict, str):
+        stats.refused.append(Refusal(label(node), verdict))
+        return False
+    if verdict is None or _carries_an_output_name(node, verdict):
+        return False
+    forward(node, verdict)
+    return True
+
+
+def _carries_an_output_name(node: ir.Node, same: ir.Value) -> bool:
+    """An Identity that makes an input or constant an output is needed."""
+    output = node.outputs[0]
+    return is_op(node, "Identity") and output.is_graph_output() and not can_be_output(same, output.graph)
