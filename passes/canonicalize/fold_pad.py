@@ -77,7 +77,7 @@ def _spatial_padding(node: ir.Node) -> list[int] | str:
     if len(node.inputs) > 3 and node.inputs[3] is not None and axes is None:
         return "its axes are not constant"
     listed = list(range(axes_known)) if axes is None else [int(axis) % axes_known for axis in axes]
-    if (pads < 0).any():
+    if min(pads.tolist(), default=0) < 0:
         return "it crops"
     full = np.zeros((2, axes_known), np.int64)
     full[:, listed] = pads.reshape(2, -1)

@@ -76,10 +76,8 @@ def _clip(node: ir.Node) -> Verdict:
 
 
 def _same_bounds(first: ir.Node, second: ir.Node) -> bool:
-    bounds = [[_input(node, 1), _input(node, 2)] for node in (first, second)]
-    return all(
-        a is b or (scalar(a) is not None and scalar(a) == scalar(b)) for a, b in zip(*bounds, strict=True)
-    )
+    pairs = [(_input(first, index), _input(second, index)) for index in (1, 2)]
+    return all(a is b or (scalar(a) is not None and scalar(a) == scalar(b)) for a, b in pairs)
 
 
 def _keeps_shape(node: ir.Node) -> Verdict:
@@ -96,7 +94,7 @@ def _transpose(node: ir.Node) -> Verdict:
 def _slice(node: ir.Node) -> Verdict:
     steps = _input(node, 4)
     values = None if steps is None else constant(steps)
-    forward = steps is None or (values is not None and bool((values > 0).all()))
+    forward = steps is None or (values is not None and min(values.tolist(), default=1) > 0)
     return _keeps_shape(node) if forward else None
 
 

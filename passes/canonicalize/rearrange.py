@@ -1,4 +1,4 @@
-"""Rewrites of chains that only move data: Transpose after Transpose, Reshape after Reshape, Slice after Slice.
+"""Rewrites of chains that only move data: Transposes, Reshapes and Slices, each after its like.
 
 Each function rewrites `node` together with the node before it and says whether it did.
 """

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ...compiler.ir.walk import Array, constant, int_attribute, scalar
+from ...compiler.ir.walk import Array, attribute, constant, int_attribute, scalar
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from .common import forward, label, live_nodes, note_origin
 
@@ -101,7 +101,7 @@ def _quantizer_reason(quantizer: ir.Node, low: float, high: float) -> str | None
     if isinstance(limits, str):
         return limits
     scale, zero_point, least, greatest = limits
-    if (scale <= 0).any():
+    if min(scale.reshape(-1).tolist()) <= 0:
         return "the quantizer's scale is not positive"
     if np.isfinite(low) and (_integer(low, scale, zero_point) > least).any():
         return f"the quantizer of {label(quantizer)} reaches below {low}"
@@ -136,11 +136,7 @@ def _custom_limits(node: ir.Node, scale: Array, zero_point: Array) -> tuple[Arra
     bits = scalar(node.inputs[3])
     if bits is None or (zero_point != np.rint(zero_point.astype(np.float64))).any():
         return "the quantizer's width is not constant or its zero point is no integer"
-    if (
-        node.attributes["rounding_mode"].as_string().upper() != "ROUND"
-        if "rounding_mode" in node.attributes
-        else False
-    ):
+    if attribute(node, "rounding_mode", "ROUND") not in ("ROUND", "round"):
         return "the quantizer does not round half to even"
     signed, narrow = int_attribute(node, "signed", 1), int_attribute(node, "narrow", 0)
     if signed:
