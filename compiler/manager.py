@@ -65,19 +65,20 @@ class Manager:
     dump_ir: Path | None = None
     measure: Measure | None = None
 
-    def run(self, model: ir.Model, passes: Sequence[Pass], ctx: Context) -> PipelineResult:
-        """Apply `passes` in order to a copy of `model`.
+    def run(self, model: ir.Model, passes: Sequence[Pass], ctx: Context, *, first: int = 1) -> PipelineResult:
+        """Apply `passes` in order to a copy of `model`; their positions count from `first`.
 
         Raises:
             PassFailed: a pass raised or broke the graph; names pass, position, node and reproducer.
             Cancelled: the user interrupted.
         """
-        self._dump(model, 0, "input")
+        if first == 1:
+            self._dump(model, 0, "input")
         counts = count(model)
         records: list[PassRecord] = []
-        for position, p in enumerate(passes, start=1):
+        for position, p in enumerate(passes, start=first):
             ctx.check_cancelled()
-            ctx.progress("passes", position - 1, len(passes))
+            ctx.progress("passes", position - first, len(passes))
             model, record = self._step(model, p, position, counts, ctx)
             counts = record.after
             records.append(record)

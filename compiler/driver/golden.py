@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
@@ -43,10 +42,3 @@ def _random(port: Port, rng: np.random.Generator) -> Array:
 
 def _bytes(arrays: dict[str, Array]) -> int:
     return sum(array.nbytes for array in arrays.values())
-
-
-def sqnr_db(want: Array, got: Array) -> float:
-    """Return the signal-to-quantization-noise ratio in dB; infinite when the arrays are equal."""
-    signal = float(np.sum(np.square(want, dtype=np.float64)))
-    noise = float(np.sum(np.square(want.astype(np.float64) - got)))
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)

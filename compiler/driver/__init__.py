@@ -1,0 +1,226 @@
+"""A compilation from start to end: `compile_model` for Python, `compile_recipe` for the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..recipe import Recipe
+from ..records import Metric, Origin
+
+if TYPE_CHECKING:
+    from ..artifact.read import Artifact
+    from ..data import Samples, Source
+    from ..ir.importer import ModelSource
+    from .choose import Choice
+    from .job import Inputs, Job, Progress
+    from .report import CompileReport
+    from .variants import Variants
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """The account of a compilation and, unless it was a dry run, the artifact."""
+
+    report: CompileReport
+    artifact: Artifact | None
+
+
+def compile_model(
+    model: ModelSource,
+    target: str = "cpu",
+    precision: str | None = None,
+    calibration: Source | Samples | None = None,
+    output: str | Path | None = None,
+    *,
+    pipeline: str | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    opt_level: int = 2,
+    force: bool = False,
+    max_drop: float | None = None,
+    test_data: Source | Samples | None = None,
+    metric: str | None = None,
+    fallback: str = "error",
+    threads: int = 1,
+    engine: str | None = None,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Artifact:
+    """Compile a model into an artifact: the fastest candidate that verifies.
+
+    Args:
+        model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`.
+        target: name of a target or path of a target file.
+        precision: `int8`, `int8-dynamic`, `w8`, `w4a8`, ...; None keeps float.
+        calibration: `.npz`, folder of `.npy`, mapping of arrays or iterable of dicts; first axis = samples.
+        output: folder of the artifact; None writes to a new temporary folder.
+        pipeline: pipeline text instead of the one that `precision` and `opt_level` stand for.
+        shapes: input name -> sizes that replace symbolic ones.
+        exclude: node names or regular expressions that stay in float.
+        seed: for every random choice.
+        opt_level: 0..3 as in -O0..-O3.
+        force: keep the asked precision although float is faster here.
+        max_drop: largest allowed loss of the metric on `test_data`, in points.
+        test_data: labelled samples for `max_drop`.
+        metric: `top1`, `auc`, ... or `module:function`.
+        fallback: `error`, or `cpu` to run refused nodes on the CPU.
+        threads: threads per inference.
+        engine: engine to use without measuring others.
+        progress: called as `progress(label, done, total)`.
+        cancel: set it from another thread to stop.
+
+    Raises:
+        ParedError: the model, the data or the request is at fault; nothing was written.
+    """
+    from .job import Inputs
+
+    def path(value: object) -> str | None:
+        return str(Path(value).absolute()) if isinstance(value, str | Path) else None
+
+    raw: dict[str, object] = {
+        "model": path(model), "target": target, "precision": precision, "pipeline": pipeline,
+        "opt_level": opt_level, "shapes": {k: tuple(v) for k, v in (shapes or {}).items()},
+        "calibration": path(calibration), "test_data": path(test_data), "metric": metric,
+        "max_drop": max_drop, "exclude": tuple(exclude), "seed": seed, "force": force,
+        "fallback": fallback, "threads": threads, "engine": engine,
+    }  # fmt: skip
+    inputs = Inputs(model, calibration, test_data, progress, cancel)
+    out = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="pared-")) / "artifact"
+    artifact = compile_recipe(Recipe.parse(raw, place="pared.compile"), out, inputs=inputs).artifact
+    assert artifact is not None, "a compilation with an output gives an artifact"
+    return artifact
+
+
+def compile_recipe(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    inputs: Inputs | None = None,
+    verify_each: bool = False,
+    dump_ir: Path | None = None,
+    measured: str | None = None,
+) -> CompileResult:
+    """Compile what a recipe says.
+
+    Args:
+        recipe: every choice; paths in it are opened unless `inputs` holds the thing itself.
+        out: folder of the artifact; None is a dry run: everything but the writing.
+        inputs: what the caller has in memory.
+        verify_each: full check after every pass.
+        dump_ir: folder for the model after import and every pass.
+        measured: earlier measurements to repeat in the artifact (a rebuild with a pinned choice).
+
+    Raises:
+        ParedError: as `compile_model`.
+    """
+    from ..artifact.write import check_destination
+    from .assemble import write_artifact
+    from .job import Inputs, prepare
+
+    clock = _Clock()
+    if out is not None:
+        check_destination(out)
+    job = prepare(recipe, inputs or Inputs())
+    clock.lap("import")
+    variants = _variants(job, verify_each, dump_ir)
+    clock.lap("passes")
+    with _scratch() as scratch:
+        from .choose import choose
+        from .golden import golden_inputs
+        from .oracle import Oracle
+
+        oracle = Oracle(
+            variants.models, golden_inputs(job.ctx.calibration, job.signature, recipe.seed), recipe.seed
+        )
+        choice = choose(job, variants, oracle, scratch)
+        clock.lap("choose")
+        report = _report(job, variants, choice, clock)
+        job.ctx.check_cancelled()
+        if out is None:
+            return CompileResult(report, None)
+        attachments = variants.attachments
+        return CompileResult(report, write_artifact(job, choice, oracle, report, attachments, out, measured))
+
+
+def _variants(job: Job, verify_each: bool, dump_ir: Path | None) -> Variants:
+    from ..manager import Manager
+    from .variants import build_variants, output_sqnr
+
+    samples = job.ctx.calibration
+    measure = None if samples is None else lambda before, after: output_sqnr(before, after, samples)
+    return build_variants(job, Manager(verify_each=verify_each, dump_ir=dump_ir, measure=measure))
+
+
+def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> CompileReport:
+    from ..ir.stats import count
+    from .report import CompileReport, PassSummary
+
+    path = job.imported.path
+    sizes = [Path(file).stat().st_size for file in choice.payload.files.values() if isinstance(file, Path)]
+    source_bytes = 0 if path is None else path.stat().st_size
+    return CompileReport(
+        source=None if path is None else str(path.absolute()),
+        source_sha256=job.imported.sha256,
+        source_bytes=source_bytes
+        + sum((path.parent / f).stat().st_size for f in job.imported.external if path),
+        payload_bytes=sum(sizes),
+        target=job.target.name,
+        precision=choice.variant,
+        pipeline=job.recipe.pipeline or "",
+        signature=job.signature,
+        original=count(job.imported.model),
+        compiled=count(variants.models[choice.variant]),
+        passes=tuple(PassSummary.of(record) for record in variants.records),
+        seconds=clock.metrics(),
+        candidates=choice.candidates,
+        chosen=choice.name,
+        notes=(*job.imported.notes, *_notes(job, choice)),
+    )
+
+
+def _notes(job: Job, choice: Choice) -> list[str]:
+    calibration = job.ctx.calibration
+    notes = list(calibration.notes) if calibration is not None else []
+    return [*notes, choice.why] if choice.why.startswith(("forced", job.recipe.precision or "\0")) else notes
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Give a folder for candidates, gone afterwards.
+
+    Raises:
+        ArtifactError: the temporary folder is full or cannot be written.
+    """
+    from ..artifact.place import write_error
+
+    place = Path(tempfile.gettempdir())
+    try:
+        with tempfile.TemporaryDirectory(prefix="pared-compile-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    except OSError as err:
+        raise write_error(place, err) from err
+
+
+class _Clock:
+    """Wall time of the stages of one compilation."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._laps[stage] = now - self._last
+        self._last = now
+
+    def metrics(self) -> dict[str, Metric]:
+        how = "wall time, one run"
+        return {stage: Metric(stage, s, "s", Origin.MEASURED, how) for stage, s in self._laps.items()}

@@ -1,0 +1,226 @@
+"""Builds candidates (variant x engine), times them side by side and keeps the fastest that verifies."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..backend import Array, Executable, Payload
+from ..errors import ArtifactError, MissingTool, ParedError, PipelineError, nearest
+from ..records import Metric, Origin
+from .job import Job
+from .oracle import Oracle
+from .report import CandidateRecord
+from .variants import FLOAT, Variants
+
+# Timing noise on a busy machine; a quantized model that is this close to float is kept for its size.
+TIE = 1.02
+_SECONDS = (0.5, 1.0, 3.0, 10.0)
+_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kept candidate and the account of all of them.
+
+    Attributes:
+        variant: name of the model variant.
+        outputs: of the candidate on the golden inputs.
+        why: one line for the manifest.
+    """
+
+    variant: str
+    payload: Payload
+    outputs: list[dict[str, Array]]
+    candidates: tuple[CandidateRecord, ...]
+    why: str
+
+    @property
+    def name(self) -> str:
+        """`<variant>/<engine>`."""
+        return f"{self.variant}/{self.payload.engine}"
+
+
+@dataclass
+class _Candidate:
+    """A candidate on its way; `record` is replaced as more becomes known."""
+
+    variant: str
+    payload: Payload
+    executable: Executable
+    record: CandidateRecord
+
+
+def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path) -> Choice:
+    """Return the candidate to ship.
+
+    A pinned choice (a rebuild) is built and checked but not timed. A target that does not run here gets the
+    asked precision on its first engine, unmeasured.
+
+    Raises:
+        ParedError: no candidate verifies; lists what each failed by.
+    """
+    wanted = _wanted(job, variants)
+    with _built(job, variants, wanted, scratch) as (candidates, refused):
+        if not candidates:
+            raise _none_left(refused)
+        timed = _timed(job, candidates, oracle.inputs) if len(candidates) > 1 else candidates
+        asked = variants.asked
+        for candidate in _by_preference(timed, asked, job.recipe.force):
+            outputs = _verify(candidate, oracle)
+            if candidate.record.verified:
+                why = _why(candidate, timed, asked, job.recipe.choice is not None)
+                records = [_final(c.record, candidate, why) for c in timed] + refused
+                return Choice(candidate.variant, candidate.payload, outputs, tuple(records), why)
+        raise _none_left([c.record for c in timed] + refused)
+
+
+def _wanted(job: Job, variants: Variants) -> list[tuple[str, str]]:
+    """Return the (variant, engine) pairs to build, the asked precision first."""
+    engines = list(job.backend.engines(job.target))
+    if job.recipe.engine is not None:
+        if job.recipe.engine not in engines:
+            raise PipelineError(
+                "unknown-engine",
+                f"engine {job.recipe.engine!r} is not usable here",
+                nearest(job.recipe.engine, engines),
+            )
+        engines = [job.recipe.engine]
+    pairs = [(variant, engine) for variant in reversed(variants.models) for engine in engines]
+    if job.recipe.choice is None:
+        return pairs
+    pinned = [pair for pair in pairs if "/".join(pair) == job.recipe.choice]
+    if not pinned:
+        raise PipelineError(
+            "unknown-choice", f"candidate {job.recipe.choice!r} cannot be built here; {pairs} can"
+        )
+    return pinned
+
+
+@contextmanager
+def _built(
+    job: Job, variants: Variants, wanted: Sequence[tuple[str, str]], scratch: Path
+) -> Iterator[tuple[list[_Candidate], list[CandidateRecord]]]:
+    """Lower and load every wanted candidate; those an engine refuses are recorded with the reason."""
+    candidates: list[_Candidate] = []
+    refused: list[CandidateRecord] = []
+    with ExitStack() as stack:
+        for done, (variant, engine) in enumerate(wanted):
+            job.ctx.check_cancelled()
+            job.ctx.progress("lower", done, len(wanted))
+            try:
+                candidate = _build(job, variants.models[variant], variant, engine, scratch)
+            except (ParedError, MissingTool) as err:
+                if isinstance(err, ArtifactError) or len(wanted) == 1:
+                    raise
+                refused.append(_record(f"{variant}/{engine}", verdict=f"not built: {err.message}"))
+                continue
+            stack.callback(candidate.executable.close)
+            candidates.append(candidate)
+        yield candidates, refused
+
+
+def _build(job: Job, model: ir.Model, variant: str, engine: str, scratch: Path) -> _Candidate:
+    payload = job.backend.lower(model, job.target, engine, job.ctx)
+    folder = Path(tempfile.mkdtemp(prefix=f"{engine}-", dir=scratch))
+    files: dict[str, bytes | Path] = {}
+    for name, content in payload.files.items():
+        files[name] = folder / name
+        if isinstance(content, Path):
+            content.rename(folder / name)
+        else:
+            (folder / name).write_bytes(content)
+    executable = job.backend.load(folder, engine, payload.options, job.recipe.threads)
+    size = sum((folder / name).stat().st_size for name in files)
+    record = _record(f"{variant}/{engine}", payload_bytes=size)
+    return _Candidate(variant, dataclasses.replace(payload, files=files), executable, record)
+
+
+def _timed(job: Job, candidates: list[_Candidate], inputs: Sequence[Mapping[str, Array]]) -> list[_Candidate]:
+    """Time all candidates interleaved on the first golden input; best float is the base of the ratios."""
+    from ...bench.meter import compare_latency, pinned
+
+    job.ctx.progress("measure", 0, 1)
+    runs = {c.record.name: (lambda c=c: c.executable.run(inputs[0])) for c in candidates}
+    with pinned(job.recipe.threads):
+        compared = compare_latency(runs, rounds=_ROUNDS, iterations=300, limit=_SECONDS[job.recipe.opt_level])
+    floats = [c.record.name for c in candidates if c.variant == FLOAT]
+    medians = {name: float(np.median(times)) for name, times in compared.round_medians_ms.items()}
+    base = min(floats, key=medians.__getitem__) if floats else None
+    for candidate in candidates:
+        name = candidate.record.name
+        latency = Metric("latency_p50", medians[name], "ms", Origin.MEASURED, compared.latencies[name].how)
+        ratio = None
+        if base is not None:
+            how = f"median over {_ROUNDS} interleaved rounds, against {base}, {job.recipe.threads} thread(s)"
+            value = compared.ratio(name, base).median
+            ratio = Metric("latency_ratio", value, "x", Origin.MEASURED, how)
+        candidate.record = dataclasses.replace(candidate.record, latency=latency, ratio_to_float=ratio)
+    return candidates
+
+
+def _by_preference(candidates: list[_Candidate], asked: str, force: bool) -> list[_Candidate]:
+    """Return candidates fastest first; the asked precision wins ties, and always when forced."""
+
+    def key(candidate: _Candidate) -> tuple[bool, float]:
+        latency = candidate.record.latency
+        wanted = candidate.variant == asked
+        handicap = 1.0 if wanted else TIE
+        return (force and not wanted), (latency.value or 0.0) * handicap if latency is not None else 0.0
+
+    return sorted(candidates, key=key)
+
+
+def _verify(candidate: _Candidate, oracle: Oracle) -> list[dict[str, Array]]:
+    outputs = [dict(candidate.executable.run(inputs)) for inputs in oracle.inputs]
+    used = oracle.bound_used(candidate.variant, outputs)
+    verdict = "" if used <= 1 else f"fails verification: difference is {used:.3g} times the bound"
+    candidate.record = dataclasses.replace(
+        candidate.record, verified=used <= 1, bound_used=used, verdict=verdict
+    )
+    return outputs
+
+
+def _why(kept: _Candidate, candidates: list[_Candidate], asked: str, pinned: bool) -> str:
+    if pinned:
+        return "pinned by the recipe"
+    if kept.record.latency is None:
+        return "the only candidate"
+    if kept.variant != asked and kept.variant == FLOAT:
+        rivals = [c.record for c in candidates if c.variant == asked]
+        failed = [r for r in rivals if r.verified is False]
+        if len(failed) == len(rivals):
+            return f"{asked} does not verify; kept float"
+        ratios = [r.ratio_to_float.value or 0.0 for r in rivals if r.ratio_to_float is not None]
+        slower = f"{asked} takes {min(ratios):.2f}x the time of float on this machine"
+        return f"{slower}; kept float (--force keeps {asked})"
+    ratio = kept.record.ratio_to_float
+    if ratio is not None and ratio.value is not None and kept.variant != FLOAT and ratio.value > TIE:
+        return f"forced, although it takes {ratio.value:.2f}x the time of float on this machine"
+    return "the fastest that verifies"
+
+
+def _final(record: CandidateRecord, kept: _Candidate, why: str) -> CandidateRecord:
+    if record.name == kept.record.name:
+        return dataclasses.replace(record, chosen=True, verdict=why)
+    return record if record.verdict else dataclasses.replace(record, verdict="not chosen")
+
+
+def _record(name: str, payload_bytes: int = 0, verdict: str = "") -> CandidateRecord:
+    return CandidateRecord(name, None, None, None, None, payload_bytes, False, verdict)
+
+
+def _none_left(records: Sequence[CandidateRecord]) -> ParedError:
+    listing = "; ".join(f"{r.name}: {r.verdict or 'not checked'}" for r in records)
+    return ParedError(
+        "no-candidate",
+        f"no candidate can be shipped: {listing}",
+        "run with --verify-each --dump-ir DIR and inspect the layers",
+    )

@@ -1,0 +1,45 @@
+"""What each variant must give on the golden inputs, and how far an engine may be from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from ..backend import Array
+
+if TYPE_CHECKING:
+    from ...backends.reference.bound import Bound
+
+
+class Oracle:
+    """Reference outputs and derived bounds of every variant, worked out when first needed."""
+
+    def __init__(
+        self, models: Mapping[str, ir.Model], inputs: Sequence[Mapping[str, Array]], seed: int
+    ) -> None:
+        self.inputs = list(inputs)
+        self._models = models
+        self._seed = seed
+        self._known: dict[str, tuple[list[dict[str, Array]], dict[str, Bound]]] = {}
+
+    def bounds(self, variant: str) -> dict[str, Bound]:
+        """Return the bound of every output."""
+        return self._of(variant)[1]
+
+    def bound_used(self, variant: str, outputs: Sequence[Mapping[str, Array]]) -> float:
+        """Return the largest |difference| / bound over samples and outputs; above 1 is a failure."""
+        want, bounds = self._of(variant)
+        pairs = [(w[name], g[name], bounds[name]) for w, g in zip(want, outputs, strict=True) for name in w]
+        return max((bound.used(w, g) for w, g, bound in pairs), default=0.0)
+
+    def _of(self, variant: str) -> tuple[list[dict[str, Array]], dict[str, Bound]]:
+        from ...backends.reference import evaluate
+        from ...backends.reference.bound import derive_bound
+
+        if variant not in self._known:
+            model = self._models[variant]
+            want = [evaluate(model, inputs) for inputs in self.inputs]
+            self._known[variant] = want, derive_bound(model, self.inputs, self._seed)
+        return self._known[variant]

@@ -1,0 +1,90 @@
+"""What a compilation did, as records: printed, stored in the artifact and given as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..backend import Signature
+from ..ir.stats import Counts
+from ..manager import PassRecord
+from ..pass_api import Refusal
+from ..records import Metric
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """One way to run the model, and why it was kept or not.
+
+    Attributes:
+        name: `<precision>/<engine>`, e.g. `int8/ort`.
+        latency: median of one inference, or None with the reason in `verdict`.
+        ratio_to_float: median of per-round ratios to the float model on its best engine; below 1 is faster.
+        verified: whether outputs on the golden inputs lie within the bound; None when not checked.
+        bound_used: largest |difference| / bound over outputs; above 1 fails.
+        payload_bytes: size of the model files.
+        chosen: exactly one candidate is.
+        verdict: one line.
+    """
+
+    name: str
+    latency: Metric | None
+    ratio_to_float: Metric | None
+    verified: bool | None
+    bound_used: float | None
+    payload_bytes: int
+    chosen: bool
+    verdict: str
+
+
+@dataclass(frozen=True)
+class PassSummary:
+    """One pass without its timing, so that it is the same on every run."""
+
+    position: int
+    text: str
+    effect: str
+    changed: int
+    refused: tuple[Refusal, ...]
+    details: dict[str, int | float | str]
+    nodes: int
+    weight_bytes: int
+    sqnr_db: float | None
+
+    @classmethod
+    def of(cls, record: PassRecord) -> PassSummary:
+        """Return what a run of the same inputs would repeat."""
+        stats = record.stats
+        return cls(
+            record.position, record.text, str(record.effect), stats.changed, tuple(stats.refused),
+            stats.details, sum(record.after.ops.values()), record.after.weight_bytes, record.sqnr_db,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """The account of a compilation.
+
+    Attributes:
+        source_bytes, payload_bytes: size of the model files before and after.
+        original, compiled: counts of operators, parameters, bytes, MACs.
+        passes: what each pass did; `seconds` has their times, which differ from run to run.
+        candidates: what was measured; empty when the choice was pinned.
+        chosen: name of the kept candidate.
+        notes: what a user should know, such as "int8 is slower than float here; kept float".
+    """
+
+    source: str | None
+    source_sha256: str
+    source_bytes: int
+    payload_bytes: int
+    target: str
+    precision: str
+    pipeline: str
+    signature: Signature
+    original: Counts
+    compiled: Counts
+    passes: tuple[PassSummary, ...]
+    seconds: dict[str, Metric]
+    candidates: tuple[CandidateRecord, ...]
+    chosen: str
+    notes: tuple[str, ...]

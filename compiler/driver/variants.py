@@ -1,0 +1,73 @@
+"""Runs the pipeline once and keeps two models: before the first lossy pass (float) and at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..data import Samples
+from ..manager import Manager, PassRecord, PipelineResult
+from ..ort import make_session, run_session
+from ..pass_api import Context, Effect, Pass
+from .job import Job
+
+FLOAT = "float"
+_SQNR_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Models by precision name: `float`, and the asked one when a lossy pass changed something.
+
+    Attributes:
+        records: of every pass that led to the last variant.
+        attachments: files for `reports/`.
+    """
+
+    models: dict[str, ir.Model]
+    records: tuple[PassRecord, ...]
+    attachments: dict[str, str]
+
+    @property
+    def asked(self) -> str:
+        """Name of the variant that the whole pipeline made."""
+        return list(self.models)[-1]
+
+
+def build_variants(job: Job, manager: Manager) -> Variants:
+    """Run the pipeline; raises what the manager raises."""
+    split = next((i for i, p in enumerate(job.passes) if p.effect is Effect.LOSSY), len(job.passes))
+    exact = manager.run(job.imported.model, job.passes[:split], job.ctx)
+    if split == len(job.passes):
+        return Variants({FLOAT: exact.model}, exact.records, exact.attachments)
+    lossy = _rest(exact, job.passes[split:], job.ctx, manager)
+    name = job.recipe.precision or "custom"
+    models = {FLOAT: exact.model} | ({name: lossy.model} if _changed(lossy) else {})
+    return Variants(models, lossy.records, lossy.attachments)
+
+
+def _rest(
+    exact: PipelineResult, passes: list[Pass] | tuple[Pass, ...], ctx: Context, manager: Manager
+) -> PipelineResult:
+    result = manager.run(exact.model, passes, ctx, first=len(exact.records) + 1)
+    return PipelineResult(result.model, exact.records + result.records)
+
+
+def _changed(result: PipelineResult) -> bool:
+    return any(r.effect is Effect.LOSSY and r.stats.changed for r in result.records)
+
+
+def output_sqnr(before: ir.Model, after: ir.Model, samples: Samples) -> float:
+    """Return the SQNR in dB of all float outputs together, `after` against `before`, on a few samples."""
+    sessions = [make_session(model, optimize="basic") for model in (before, after)]
+    signal = noise = 0.0
+    for inputs in samples.head(_SQNR_SAMPLES).batches(1):
+        want, got = (run_session(session, inputs) for session in sessions)
+        for name in (name for name, array in want.items() if array.dtype.kind == "f"):
+            exact = want[name].astype(np.float64)
+            signal += float(np.square(exact).sum())
+            noise += float(np.square(exact - got[name]).sum())
+    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
