@@ -1,0 +1,5 @@
+"""The oracle that every other backend is compared with."""
+
+from .evaluator import Evaluator, evaluate
+
+__all__ = ["Evaluator", "evaluate"]

@@ -1,0 +1,44 @@
+"""The base of our kernels, and the rule for floats: compute in float64, round once per operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from onnx.reference.op_run import OpRun
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+Array = npt.NDArray[np.number]
+
+REFERENCE_DOMAIN = "pared.reference"
+
+
+def is_float(array: Array) -> bool:
+    """Say whether the dtype is a float, the small ones of ml_dtypes included."""
+    return (
+        array.dtype.kind == "f" or array.dtype.name in ("bfloat16",) or array.dtype.name.startswith("float")
+    )
+
+
+def wide(array: Array) -> Array:
+    """Return floats as float64 and anything else as it is."""
+    return array.astype(np.float64) if is_float(array) and array.dtype != np.float64 else array
+
+
+def accumulator(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """Return the type sums are made in: float64 for floats, int64 for integers."""
+    return np.dtype(np.int64 if dtype.kind in "iu" else np.float64)
+
+
+class Kernel(OpRun):
+    """A kernel whose `_run(*inputs, **attributes)` returns a tuple of arrays."""
+
+    onnx_node: NodeProto
+
+
+def padding_fill(dtype: np.dtype[np.generic]) -> float | int:
+    """Return the lowest value of a dtype, which a maximum ignores."""
+    return int(np.iinfo(dtype).min) if dtype.kind in "iu" else -np.inf

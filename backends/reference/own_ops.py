@@ -1,0 +1,77 @@
+"""Kernels of the own operators: thin wrappers around the NumPy references in `compiler/ops`."""
+
+from __future__ import annotations
+
+from ...compiler.ops.bipolar_quant import bipolar_quant
+from ...compiler.ops.common import FINN_DOMAIN, QONNX_DOMAIN
+from ...compiler.ops.multithreshold import multithreshold
+from ...compiler.ops.quant import quant
+from ...compiler.ops.trunc import trunc_by_scale, trunc_by_width
+from .base import Array, Kernel
+
+
+class Quant(Kernel):
+    """QONNX Quant."""
+
+    op_domain = QONNX_DOMAIN
+
+    def _run(  # type: ignore[override]
+        self,
+        x: Array,
+        scale: Array,
+        zero_point: Array,
+        bit_width: Array,
+        signed: int = 1,
+        narrow: int = 1,
+        rounding_mode: str = "ROUND",
+    ) -> tuple[Array]:
+        return (quant(x, scale, zero_point, bit_width, bool(signed), bool(narrow), rounding_mode),)
+
+
+class BipolarQuant(Kernel):
+    """QONNX BipolarQuant."""
+
+    op_domain = QONNX_DOMAIN
+
+    def _run(self, x: Array, scale: Array) -> tuple[Array]:  # type: ignore[override]
+        return (bipolar_quant(x, scale),)
+
+
+class Trunc(Kernel):
+    """QONNX Trunc, both signatures."""
+
+    op_domain = QONNX_DOMAIN
+
+    def _run(  # type: ignore[override]
+        self,
+        x: Array,
+        scale: Array,
+        zero_point: Array,
+        in_bits: Array,
+        fourth: Array,
+        out_bits: Array | None = None,
+        rounding_mode: str = "FLOOR",
+        narrow: int = 0,
+        signed: int = 1,
+    ) -> tuple[Array]:
+        if out_bits is None:
+            return (trunc_by_width(x, scale, zero_point, in_bits, fourth, rounding_mode),)
+        flags = (bool(signed), bool(narrow), rounding_mode)
+        return (trunc_by_scale(x, scale, zero_point, fourth, out_bits, *flags),)
+
+
+class MultiThreshold(Kernel):
+    """FINN MultiThreshold."""
+
+    op_domain = FINN_DOMAIN
+
+    def _run(  # type: ignore[override]
+        self,
+        x: Array,
+        thresholds: Array,
+        out_dtype: str = "",
+        out_scale: float = 1.0,
+        out_bias: float = 0.0,
+        data_layout: str = "",
+    ) -> tuple[Array]:
+        return (multithreshold(x, thresholds, float(out_scale), float(out_bias), data_layout),)

@@ -1,0 +1,87 @@
+"""MaxPool, AveragePool and the global ones, vectorised over samples, channels and positions."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx.reference.ops._op_list import MaxPool as _MaxPoolWithIndices
+
+from .base import Array, Kernel, accumulator, padding_fill
+from .windows import Window, make_window, pad_for, taps
+
+
+class MaxPool(_MaxPoolWithIndices):  # type: ignore[misc]
+    """ONNX MaxPool; the second output (indices) takes onnx's own slow kernel."""
+
+    def _run(  # type: ignore[no-untyped-def]
+        self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None,
+        storage_order=None, strides=None,
+    ):  # fmt: skip
+        if len(self.onnx_node.output) > 1 and self.onnx_node.output[1]:
+            return super()._run(
+                x, auto_pad=auto_pad, ceil_mode=ceil_mode, dilations=dilations, kernel_shape=kernel_shape,
+                pads=pads, storage_order=storage_order, strides=strides,
+            )  # fmt: skip
+        window = make_window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
+        return (_largest(x, window),)
+
+
+def _largest(x: Array, window: Window) -> Array:
+    padded = pad_for(x, window, padding_fill(x.dtype))
+    views = taps(padded, window)
+    result = next(views)[1].copy()
+    for _, view in views:
+        np.maximum(result, view, out=result)
+    return result
+
+
+class AveragePool(Kernel):
+    """ONNX AveragePool."""
+
+    def _run(  # type: ignore[override]
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        count_include_pad: int | None = None,
+        dilations: list[int] | None = None,
+        kernel_shape: list[int] | None = None,
+        pads: list[int] | None = None,
+        strides: list[int] | None = None,
+    ) -> tuple[Array]:
+        assert kernel_shape is not None, "AveragePool requires kernel_shape"
+        window = make_window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
+        total = np.zeros((*x.shape[:2], *window.out))
+        for _, view in taps(pad_for(x, window, 0), window):
+            total += view
+        return (np.asarray(total / _counts(x.shape[2:], window, bool(count_include_pad)), x.dtype),)
+
+
+def _counts(size: tuple[int, ...], window: Window, with_pad: bool) -> Array:
+    """Count the cells under each window; cells past the end padding (ceil mode) never count."""
+    ones = np.ones((1, 1, *size))
+    if with_pad:
+        pads = [(max(b, 0), max(e, 0)) for b, e in zip(window.begin, window.end, strict=True)]
+        ones = np.pad(ones, [(0, 0), (0, 0), *pads], constant_values=1)
+        none = (0,) * len(size)
+        window = Window(window.kernel, window.strides, window.dilations, none, none, window.out)
+    count = np.zeros((1, 1, *window.out))
+    for _, view in taps(pad_for(ones, window, 0), window):
+        count += view
+    return np.maximum(count, 1)
+
+
+class GlobalAveragePool(Kernel):
+    """ONNX GlobalAveragePool."""
+
+    def _run(self, x: Array) -> tuple[Array]:  # type: ignore[override]
+        axes = tuple(range(2, x.ndim))
+        return (
+            np.asarray(np.mean(x, axis=axes, keepdims=True, dtype=accumulator(np.dtype(float))), x.dtype),
+        )
+
+
+class GlobalMaxPool(Kernel):
+    """ONNX GlobalMaxPool."""
+
+    def _run(self, x: Array) -> tuple[Array]:  # type: ignore[override]
+        return (np.asarray(np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)),)

@@ -1,0 +1,77 @@
+"""Float operators of onnx' own reference, run in float64 and rounded once to their type.
+
+Sum, product, quotient and square root are not here: NumPy rounds them correctly already.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+
+from .base import Array, Kernel, is_float, wide
+
+WIDENED = frozenset({
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Celu", "Cos", "Cosh",
+    "CumSum", "Einsum", "Elu", "Erf", "Exp", "GlobalLpPool", "HardSigmoid", "HardSwish",
+    "InstanceNormalization", "LayerNormalization", "Log", "LogSoftmax", "LpPool", "Mean", "Mish", "Pow",
+    "RMSNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Reciprocal", "Selu", "Sigmoid", "Sin", "Sinh",
+    "Softmax", "Softplus", "Softsign", "Sum", "Swish", "Tan", "Tanh",
+})  # fmt: skip
+
+
+@functools.cache
+def widened(kernel: type[OpRun]) -> type[OpRun]:
+    """Return `kernel` with float inputs widened and float outputs rounded to the type of the first one."""
+
+    class Widened(kernel):  # type: ignore[misc,valid-type]
+        def run(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            first = next((a for a in args if isinstance(a, np.ndarray) and is_float(a)), None)
+            if first is None or first.dtype == np.float64:
+                return super().run(*args, **kwargs)
+            inputs = [wide(a) if isinstance(a, np.ndarray) else a for a in args]
+            outputs = super().run(*inputs, **kwargs)
+            return tuple(
+                out.astype(first.dtype) if isinstance(out, np.ndarray) and out.dtype.kind == "f" else out
+                for out in outputs
+            )
+
+    Widened.__name__ = kernel.__name__
+    return Widened
+
+
+class LRN(Kernel):
+    """ONNX LRN over any rank: x / (bias + alpha / size * sum of squares over nearby channels) ** beta."""
+
+    def _run(  # type: ignore[override]
+        self,
+        x: Array,
+        alpha: float | None = None,
+        beta: float | None = None,
+        bias: float | None = None,
+        size: int | None = None,
+    ) -> tuple[Array]:
+        assert size is not None, "LRN requires size"
+        wide_x = wide(x)
+        before, after = (size - 1) // 2, size // 2
+        edge = [(0, 0), (1 + before, after)] + [(0, 0)] * (x.ndim - 2)
+        running = np.cumsum(np.pad(wide_x * wide_x, edge), axis=1)
+        near = running[:, size:] - running[:, : x.shape[1]]
+        scale = float(bias or 0) + float(alpha or 0) / size * near
+        return (np.asarray(wide_x / scale ** float(beta or 0), x.dtype),)
+
+
+class LpNormalization(Kernel):
+    """ONNX LpNormalization: x / |x|_p along an axis, 0 where the norm is 0."""
+
+    def _run(self, x: Array, axis: int | None = None, p: int | None = None) -> tuple[Array]:  # type: ignore[override]
+        data = wide(x)
+        axis = -1 if axis is None else axis
+        total = (
+            np.abs(data).sum(axis, keepdims=True)
+            if p == 1
+            else np.sqrt((data * data).sum(axis, keepdims=True))
+        )
+        return (np.asarray(np.divide(data, total, out=np.zeros_like(data), where=total != 0), x.dtype),)

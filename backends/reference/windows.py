@@ -1,0 +1,98 @@
+"""Geometry of sliding windows: pads, output sizes, and one strided view per kernel tap."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.number]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window over the spatial axes, everything per axis.
+
+    Attributes:
+        kernel: taps.
+        strides: steps between outputs.
+        dilations: steps between taps.
+        begin: padding before; may be negative (cropping).
+        end: padding after.
+        out: output sizes.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    out: tuple[int, ...]
+
+    def extent(self, axis: int) -> int:
+        """Return the size of the padded input that the outputs read along `axis`."""
+        reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1
+        return (self.out[axis] - 1) * self.strides[axis] + reach
+
+
+def make_window(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str | None = "NOTSET",
+    ceil: bool = False,
+) -> Window:
+    """Resolve the ONNX attributes of a convolution or pooling over spatial sizes `size`.
+
+    Raises:
+        ValueError: the kernel is larger than the padded input.
+    """
+    rank = len(size)
+    steps, spread = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
+    reach = [d * (k - 1) + 1 for d, k in zip(spread, kernel, strict=True)]
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        out = tuple(-(-n // s) for n, s in zip(size, steps, strict=True))
+        total = [max((o - 1) * s + r - n, 0) for o, s, r, n in zip(out, steps, reach, size, strict=True)]
+        small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+        return Window(tuple(kernel), steps, spread, begin, end, out)
+    given = tuple(pads) if pads and auto_pad != "VALID" else (0,) * (2 * rank)
+    begin, end = given[:rank], given[rank:]
+    room = [n + b + e - r for n, b, e, r in zip(size, begin, end, reach, strict=True)]
+    if min(room, default=0) < 0:
+        raise ValueError(f"kernel {list(kernel)} is larger than the padded input {list(size)}")
+    out = tuple((-(-m // s) if ceil else m // s) + 1 for m, s in zip(room, steps, strict=True))
+    if ceil:  # a window must start inside the input or its left padding
+        out = tuple(o - ((o - 1) * s >= n + b) for o, s, n, b in zip(out, steps, size, begin, strict=True))
+    return Window(tuple(kernel), steps, spread, begin, end, out)
+
+
+def pad_for(x: Array, window: Window, fill: float) -> Array:
+    """Pad (or crop) the spatial axes of `x` [N, C, ...] so that every tap of every output is inside."""
+    lead = x.ndim - len(window.kernel)
+    after = [window.extent(i) - x.shape[lead + i] - window.begin[i] for i in range(len(window.kernel))]
+    keep = tuple(
+        slice(max(-b, 0), x.shape[lead + i] + min(a, 0))
+        for i, (b, a) in enumerate(zip(window.begin, after, strict=True))
+    )
+    x = x[(slice(None),) * lead + keep]
+    widths = [(max(b, 0), max(a, 0)) for b, a in zip(window.begin, after, strict=True)]
+    if not any(low or high for low, high in widths):
+        return x
+    return np.pad(x, [(0, 0)] * lead + widths, constant_values=fill)
+
+
+def taps(padded: Array, window: Window) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Yield (tap index, view [N, C, *out]) for each kernel position, in row-major order."""
+    lead = padded.ndim - len(window.kernel)
+    for tap in itertools.product(*(range(k) for k in window.kernel)):
+        cut = tuple(
+            slice(t * d, t * d + (o - 1) * s + 1, s)
+            for t, d, o, s in zip(tap, window.dilations, window.out, window.strides, strict=True)
+        )
+        yield tap, padded[(slice(None),) * lead + cut]
