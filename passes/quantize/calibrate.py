@@ -1,4 +1,4 @@
-"""Ranges of activations, streamed through the float model: reductions in the graph or histograms, never storage.
+"""Ranges of activations, streamed through the float model: reductions in the graph, or histograms.
 
 The float model runs in onnxruntime with all its optimisations. Extremes come from ReduceMin/ReduceMax nodes
 that are added to a copy of the graph, only for values whose range cannot be derived; histogram methods
@@ -20,7 +20,7 @@ from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantSpec
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
-from .observers import Extremes, Histogram, Method, entropy_range, mse_range, percentile_range
+from .observers import Extremes, Histogram, Method, range_by
 from .scales import Range
 
 Floats: TypeAlias = npt.NDArray[np.floating]
@@ -65,13 +65,7 @@ def observe(
         seen = extremes(model, wanted, samples, ctx, per_sample=method == "moving")
         return {name: e.mean_range() if method == "moving" else e.range() for name, e in seen.items()}
     histograms = count(model, wanted, samples, ctx)
-    return {name: _range_of(h, method, spec, percentile) for name, h in histograms.items()}
-
-
-def _range_of(histogram: Histogram, method: Method, spec: QuantSpec, percentile: float) -> Range:
-    if method == "percentile":
-        return percentile_range(histogram, percentile)
-    return entropy_range(histogram, spec) if method == "entropy" else mse_range(histogram, spec)
+    return {name: range_by(h, method, spec, percentile) for name, h in histograms.items()}
 
 
 def extremes(

@@ -178,3 +178,14 @@ def _divergence(histogram: Histogram, chosen: Range, spec: QuantSpec) -> float:
     p, s = reference[filled] / reference.sum(), spread[filled] / max(spread[filled].sum(), 1e-300)
     # A bin that holds only clipped mass has nothing in the quantized distribution: charge it as 1 count.
     return float((p * np.log(p / np.maximum(s, 1.0 / counts.sum()))).sum())
+
+
+def range_by(histogram: Histogram, method: Method, spec: QuantSpec, percentile: float) -> Range:
+    """Return the range that a method draws from a histogram."""
+    if method == "minmax":
+        return histogram.extremes.range()
+    if method == "moving":
+        return histogram.extremes.mean_range()
+    if method == "percentile":
+        return percentile_range(histogram, percentile)
+    return entropy_range(histogram, spec) if method == "entropy" else mse_range(histogram, spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantSpec
 from ...compiler.pass_api import Refusal
+from .dynamic import refuse_dynamic
 from .plan import Decision, QuantPlan, Role, Site
 from .rules import NEUTRAL, RULES, STAYS_FLOAT, Choice, Policy
 
@@ -34,7 +36,22 @@ def decide(graph: ir.Graph, policy: Policy, exclude: Sequence[str] = ()) -> Quan
         _drop_stranded(graph, choices, policy)
     else:
         choices = {node: c for node, c in choices.items() if c.kind in ("compute", "table") and c.weights}
+    if policy.act == "dynamic":
+        refusals += _keep_weights_only(choices)
     return QuantPlan(_decisions(choices, policy), tuple(refusals), tuple(notes))
+
+
+def _keep_weights_only(choices: dict[ir.Node, Choice]) -> list[Refusal]:
+    """Take the activations off nodes without an integer form for run-time ranges, in place."""
+    refusals = []
+    for node, choice in choices.items():
+        weight = next((node.inputs[index] for index in choice.weights), None)
+        tensor = None if weight is None else walk.constant_tensor(weight)
+        reason = refuse_dynamic(node, 0 if tensor is None else len(tensor.shape))
+        if choice.kind == "compute" and reason:
+            choices[node] = dataclasses.replace(choice, activations=())
+            refusals.append(Refusal(node.name or "", f"weights only: {reason}"))
+    return refusals
 
 
 def _choose(
@@ -140,7 +157,7 @@ def _ready_values(graph: ir.Graph, choices: Mapping[ir.Node, Choice], policy: Po
 
 def _wanted_values(choices: Mapping[ir.Node, Choice]) -> set[ir.Value | None]:
     wanted: set[ir.Value | None] = set()
-    for node, choice in reversed(choices.items()):
+    for node, choice in reversed(list(choices.items())):
         if choice.kind == "compute" or tail(node) in wanted:
             wanted.update(node.inputs[i] for i in choice.activations)
     return wanted

@@ -140,7 +140,7 @@ def _rank(value: ir.Value) -> int:
 def _sizes(value: ir.Value) -> tuple[int, ...]:
     tensor = walk.constant_tensor(value)
     assert tensor is not None
-    return tuple(int(d) for d in tensor.shape)
+    return tuple(int(size) for size in tensor.shape.numpy())
 
 
 def _bias(node: ir.Node, index: int, channels: int) -> int | None:
