@@ -125,7 +125,7 @@ def round_layer(
 def refuse_reconstruction(layer: Layer) -> str | None:
     """Say why a layer cannot be reconstructed, or None."""
     if layer.columns > MAX_COLUMNS:
-        return f"patch length {layer.columns} is above {MAX_COLUMNS}; rounded to nearest"
+        return f"patch length {layer.columns} is above {MAX_COLUMNS}"
     return None
 
 

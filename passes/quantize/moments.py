@@ -7,18 +7,18 @@ that minimise this error (AdaRound, GPTQ) need neither the samples nor their act
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.data import Samples
 from ...compiler.ir import walk
-
-if TYPE_CHECKING:
-    from ...compiler.pass_api import Context
+from ...compiler.ort import make_session, run_session
+from ...compiler.pass_api import Context
 
 Floats = npt.NDArray[np.floating]
 Array = npt.NDArray[np.generic]
@@ -35,24 +35,27 @@ class Moments:
     Attributes:
         groups: independent channel groups of a convolution (1 for dense layers).
         size: patch length `k`.
+        second: accumulate the second moment too, not only the mean.
         count: patches seen, per group.
     """
 
     groups: int
     size: int
+    second: bool = True
     count: int = 0
     _sum: Floats = field(init=False, repr=False)
     _gram: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sum = np.zeros((self.groups, self.size))
-        self._gram = np.zeros((self.groups, self.size, self.size))
+        self._gram = np.zeros((self.groups, self.size, self.size) if self.second else 0)
 
     def add(self, patches: Floats) -> None:
         """Add patches `[groups, n, k]`; products in float32, sums in float64."""
         assert patches.shape[::2] == (self.groups, self.size), patches.shape
         self._sum += patches.sum(axis=1, dtype=np.float64)
-        self._gram += np.matmul(patches.transpose(0, 2, 1), patches)
+        if self.second:
+            self._gram += np.matmul(patches.transpose(0, 2, 1), patches)
         self.count += patches.shape[1]
 
     @property
@@ -63,6 +66,7 @@ class Moments:
     @property
     def gram(self) -> Floats:
         """`E[x x']`, shape `[groups, k, k]`."""
+        assert self.second, "only the mean was collected"
         return self._gram / max(self.count, 1)
 
     @property
@@ -195,30 +199,37 @@ def layer_of(node: ir.Node, weight_shape: Sequence[int]) -> Layer | str:
 
 
 def collect_moments(
-    model: ir.Model, layers: Sequence[Layer], batches: Iterable[Mapping[str, Array]], ctx: Context
-) -> dict[str, Moments]:
-    """Run `model` over re-iterable `batches` and accumulate the moments of each layer's input.
+    model: ir.Model, layers: Sequence[Layer], samples: Samples, ctx: Context, *, gram: bool = True
+) -> Iterator[tuple[Layer, Moments]]:
+    """Run `model` over the samples and yield each layer with the moments of its input.
 
-    Memory is bounded by `GRAM_BUDGET_BYTES` plus the activations of one batch; layers that do not fit
-    together are collected in further passes over the data.
+    Memory is bounded by `GRAM_BUDGET_BYTES` plus the activations of one batch: layers that do not fit
+    together are collected in further passes over the data, and freed when the caller lets go of them.
 
-    Returns:
-        Node name -> moments. Layers inside loop bodies must not be given: their inputs cannot be observed.
+    Args:
+        model: float model; not edited, but the caller may edit it between two yields.
+        layers: of the main graph (what loop bodies read cannot be observed from outside).
+        samples: calibration inputs.
+        ctx: progress and cancellation.
+        gram: False collects means only.
     """
-    from ...compiler.ort import make_session
+    for chunk in _chunks(layers, gram):
+        yield from _collect(model, chunk, samples, ctx, gram)
 
-    found: dict[str, Moments] = {}
-    for chunk in _chunks(layers):
-        names = sorted({_input_name(layer) for layer in chunk})
-        session = make_session(model, extra_outputs=names)
-        sums = {str(layer.node.name): Moments(layer.groups, layer.columns) for layer in chunk}
-        for batch in batches:
-            ctx.check_cancelled()
-            values = dict(zip(names, session.run(names, dict(batch)), strict=True))
-            for layer in chunk:
-                sums[str(layer.node.name)].add(layer.patches(values[_input_name(layer)]))
-        found |= sums
-    return found
+
+def _collect(
+    model: ir.Model, chunk: Sequence[Layer], samples: Samples, ctx: Context, gram: bool
+) -> list[tuple[Layer, Moments]]:
+    names = sorted({_input_name(layer) for layer in chunk})
+    session = make_session(model, extra_outputs=names)
+    sums = [Moments(layer.groups, layer.columns, gram) for layer in chunk]
+    for done, batch in enumerate(samples.batches(1), start=1):
+        ctx.check_cancelled()
+        values = run_session(session, batch, names)
+        for layer, moments in zip(chunk, sums, strict=True):
+            moments.add(layer.patches(values[_input_name(layer)]))
+        ctx.progress("layer inputs", done, len(samples))
+    return list(zip(chunk, sums, strict=True))
 
 
 def _input_name(layer: Layer) -> str:
@@ -227,11 +238,11 @@ def _input_name(layer: Layer) -> str:
     return str(value.name)
 
 
-def _chunks(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+def _chunks(layers: Sequence[Layer], gram: bool) -> Iterator[list[Layer]]:
     chunk: list[Layer] = []
     held = 0
     for layer in layers:
-        size = 8 * layer.groups * layer.columns**2
+        size = 8 * layer.groups * layer.columns ** (2 if gram else 1)
         if chunk and held + size > GRAM_BUDGET_BYTES:
             yield chunk
             chunk, held = [], 0

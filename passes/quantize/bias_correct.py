@@ -1,0 +1,214 @@
+"""Bias correction: quantized weights shift the mean of a layer's output; its bias takes the shift back.
+
+* `expected_shift`: analytic, `E[dy] = dW E[x]` per output channel (Nagel et al. 2019, arXiv 1906.04721
+  eq. 17). Exact for the layer's own error, one pass over the data for all layers.
+* `correct_biases`: empirical, on a finished quantized graph. Compares channel means with the float model's,
+  so the errors of activations and of all layers before are in it too. Layers are corrected in order of
+  depth, each depth with one pass over the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ...compiler.data import Samples
+from ...compiler.ir import quant, walk
+from ...compiler.ops.constants import constant_expression
+from ...compiler.ort import make_session, run_session
+from ...compiler.pass_api import Context, PassStats, Refusal
+from .moments import Floats, Layer
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_INT32 = np.iinfo(np.int32)
+
+
+def expected_shift(layer: Layer, delta: Floats, mean: Floats) -> Floats:
+    """Mean output error `[out]` that the weight error `delta` causes.
+
+    Args:
+        layer: where.
+        delta: quantized minus float weight, in the weight's layout.
+        mean: `E[x]` of the input patches, `[groups, k]`.
+    """
+    matrix = layer.to_matrix(delta).astype(np.float64)
+    shift: Floats = np.einsum("grk,gk->gr", matrix.reshape(layer.groups, -1, layer.columns), mean)
+    return shift.reshape(-1)
+
+
+def refuse_bias(node: ir.Node) -> str | None:
+    """Say why a layer has no bias that could take a shift, or None; an absent one can be added."""
+    if node.op_type not in _LAYERS:
+        return f"{node.op_type} has no bias"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and not walk.is_constant(bias):
+        return f"bias {bias.name!r} is not constant"
+    return None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A layer of the quantized graph whose bias can be changed.
+
+    Attributes:
+        node: in the quantized graph.
+        stored: what holds the numbers, the bias itself or the int32 tensor behind its DequantizeLinear.
+        holder: the node that reads `stored`.
+        index: and as which operand.
+        unit: `[out]` value of one integer step; None for a float bias.
+        depth: layers before it on the longest way from the inputs.
+    """
+
+    node: ir.Node
+    stored: ir.Value
+    holder: ir.Node
+    index: int
+    unit: Floats | None
+    depth: int
+
+
+def correct_biases(original: ir.Model, quantized: ir.Model, samples: Samples, ctx: Context) -> PassStats:
+    """Correct the biases of `quantized` in place so that channel means are those of `original`.
+
+    Layers are matched by the name of their output. Means are reduced in the graph, so memory is flat.
+
+    Args:
+        original: float model.
+        quantized: the same model after quantization; int32 biases are corrected to half a step.
+        samples: calibration inputs.
+        ctx: progress and cancellation.
+    """
+    stats = PassStats()
+    counterparts = {v.name: v for v in walk.values_of(original.graph)}
+    targets = [t for t in _targets(quantized, stats.refused) if _matches(t, counterparts, stats.refused)]
+    names = [str(t.node.outputs[0].name) for t in targets]
+    wanted = channel_means(original, names, samples, ctx)
+    largest = 0.0
+    for depth in sorted({t.depth for t in targets}):
+        level = [t for t in targets if t.depth == depth]
+        means = channel_means(quantized, [str(t.node.outputs[0].name) for t in level], samples, ctx)
+        for target in level:
+            name = str(target.node.outputs[0].name)
+            shift = means[name] - wanted[name]
+            largest = max(largest, float(np.abs(shift).max(initial=0.0)))
+            stats.changed += _shift_stored(quantized, target, shift)
+    stats.details |= {"biases_corrected": stats.changed, "largest_shift": largest}
+    return stats
+
+
+def _targets(model: ir.Model, refused: list[Refusal]) -> list[_Target]:
+    found: list[_Target] = []
+    depths: dict[ir.Value, int] = {}
+    for node in model.graph:
+        depth = max((depths.get(v, 0) for v in node.inputs if v is not None), default=0)
+        is_layer = node.op_type in _LAYERS and not node.domain
+        target = _target(node, depth) if is_layer else None
+        if isinstance(target, _Target):
+            found.append(target)
+            depth += 1
+        elif target is not None:
+            refused.append(Refusal(str(node.name), target))
+        for output in node.outputs:
+            depths[output] = depth
+    return found
+
+
+def _target(node: ir.Node, depth: int) -> _Target | str:
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return "no bias"
+    if walk.is_constant(bias) and bias.dtype == ir.DataType.FLOAT:
+        return _Target(node, bias, node, 2, None, depth)
+    maker = walk.producer(bias, "DequantizeLinear")
+    params = quant.view(bias)
+    if maker is None or params is None or constant_expression(maker.inputs[0]) is None:
+        return f"bias {bias.name!r} is not constant"
+    stored = maker.inputs[0]
+    assert stored is not None, maker
+    return _Target(node, stored, maker, 0, np.asarray(params.scale, np.float64), depth)
+
+
+def _matches(target: _Target, counterparts: Mapping[str | None, ir.Value], refused: list[Refusal]) -> bool:
+    other = counterparts.get(target.node.outputs[0].name)
+    maker = None if other is None else other.producer()
+    if maker is not None and maker.op_type == target.node.op_type:
+        return True
+    name = target.node.outputs[0].name
+    refused.append(Refusal(str(target.node.name), f"output {name!r} has no counterpart in the float model"))
+    return False
+
+
+def _shift_stored(model: ir.Model, target: _Target, shift: Floats) -> int:
+    """Subtract `shift` from the stored bias; 1 when that changed a number."""
+    old = walk.constant(target.stored)
+    assert old is not None, target
+    if target.unit is None:
+        new = (old.astype(np.float64) - shift).astype(old.dtype)
+    else:
+        steps = np.rint(shift / target.unit)
+        new = np.clip(old.astype(np.int64) - steps, _INT32.min, _INT32.max).astype(old.dtype)
+    if np.array_equal(new, old):
+        return 0
+    graph = target.node.graph
+    assert isinstance(graph, ir.Graph), target
+    value = walk.add_initializer(graph, walk.unique_name(model, f"{target.stored.name}_corrected"), new)
+    target.holder.replace_input_with(target.index, value)
+    walk.drop_unused_initializer(target.stored)
+    return 1
+
+
+def channel_means(
+    model: ir.Model, values: Sequence[str], samples: Samples, ctx: Context
+) -> dict[str, Floats]:
+    """Mean per channel of layer outputs over samples and positions, reduced in the graph.
+
+    Args:
+        model: not edited.
+        values: names of outputs of Conv, ConvTranspose (channels on axis 1) or Gemm (last axis).
+        samples: read once.
+        ctx: progress and cancellation.
+
+    Returns:
+        Value name -> `[channels]` float64.
+    """
+    if not values:
+        return {}
+    probe, names = _with_means(model, values)
+    session = make_session(probe)
+    sums: dict[str, Floats] = {name: np.zeros(()) for name in values}
+    for done, batch in enumerate(samples.batches(1), start=1):
+        ctx.check_cancelled()
+        results = run_session(session, batch, list(names.values()))
+        for name, output in names.items():
+            sums[name] = sums[name] + results[output].astype(np.float64)
+        ctx.progress("channel means", done, len(samples))
+    return {name: total / max(len(samples), 1) for name, total in sums.items()}
+
+
+def _with_means(model: ir.Model, values: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:
+    probe = model.clone()
+    graph = probe.graph
+    by_name = {value.name: value for value in walk.values_of(graph)}
+    graph.outputs.clear()
+    names: dict[str, str] = {}
+    for value in values:
+        source = by_name[value]
+        names[value] = walk.unique_name(graph, f"{value}_mean")
+        axes = walk.add_initializer(graph, walk.unique_name(graph, f"{value}_axes"), _mean_axes(source))
+        node = ir.node("ReduceMean", [source, axes], {"keepdims": 0}, name=names[value])
+        node.outputs[0].name, node.outputs[0].type = names[value], source.type
+        node.outputs[0].shape = ir.Shape([None])
+        graph.append(node)
+        graph.outputs.append(node.outputs[0])
+    return probe, names
+
+
+def _mean_axes(value: ir.Value) -> npt.NDArray[np.int64]:
+    assert value.shape is not None, f"{value.name}: shapes are inferred before passes run"
+    maker = value.producer()
+    channels = value.shape.rank() - 1 if maker is not None and maker.op_type == "Gemm" else 1
+    return np.array([axis for axis in range(value.shape.rank()) if axis != channels], np.int64)
