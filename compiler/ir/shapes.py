@@ -1,0 +1,98 @@
+"""Shape and type inference in place, on a copy without weights, with every failure an error."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import onnx_ir as ir
+from onnx.shape_inference import InferenceError
+
+from ..errors import InvalidGraph
+from ..ops import register
+from .skeleton import skeleton
+from .walk import all_values
+
+# Names that onnx makes up for sizes it cannot know.
+_MADE_UP = re.compile(r"unk__\d+")
+
+Types = dict[str, onnx.TypeProto]
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer dtype and shape of every value in every graph, replacing stale ones.
+
+    An inferred size beats a stored one; a stored size stays where inference cannot tell (the size
+    that a data-dependent Reshape yields, say) and the ranks agree.
+
+    Raises:
+        InvalidGraph: `shape-inference`, with what onnx says about which node.
+    """
+    register()
+    inferred = _inferred(model)
+    for value in all_values(model):
+        found = inferred.get(value.name or "")
+        if found is not None and not value.is_initializer():
+            _refresh(value, found)
+
+
+def _inferred(model: ir.Model) -> Types:
+    try:
+        done = onnx.shape_inference.infer_shapes(
+            skeleton(model), check_type=True, strict_mode=True, data_prop=True
+        )
+    except (InferenceError, RuntimeError, ValueError, TypeError) as err:
+        raise InvalidGraph(
+            "shape-inference",
+            f"the shapes or types of the graph do not fit: {_short(str(err))}",
+            "check the named node's inputs and attributes, or the sizes given with --shape",
+        ) from err
+    types: Types = {}
+    _collect(done.graph, types)
+    return types
+
+
+def _short(text: str, limit: int = 600) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def _collect(graph: onnx.GraphProto, types: Types) -> None:
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.WhichOneof("value"):
+            types[info.name] = info.type
+    for node in graph.node:
+        for attr in node.attribute:
+            if attr.type == onnx.AttributeProto.GRAPH:
+                _collect(attr.g, types)
+
+
+def _refresh(value: ir.Value, found: onnx.TypeProto) -> None:
+    kind = ir.serde.deserialize_type_proto_for_type(found)
+    if kind is not None and kind != value.type and getattr(kind, "dtype", None) != ir.DataType.UNDEFINED:
+        # A new object: clones share the type, so it must not be edited.
+        value.type = kind
+    shape = ir.serde.deserialize_type_proto_for_shape(found)
+    if shape is not None:
+        merged = _merged(value.shape, shape)
+        if value.shape is None or merged != list(value.shape.dims):
+            value.shape = ir.Shape(merged)
+
+
+def _merged(stored: ir.Shape | None, inferred: ir.Shape) -> list[int | str | None]:
+    new = [_known(dim) for dim in inferred.dims]
+    if stored is None or len(stored) != len(new):
+        return new
+    old = [_known(dim) for dim in stored.dims]
+    return [_better(a, b) for a, b in zip(new, old, strict=True)]
+
+
+def _better(inferred: int | str | None, stored: int | str | None) -> int | str | None:
+    return stored if inferred is None else inferred
+
+
+def _known(dim: int | ir.SymbolicDim) -> int | str | None:
+    if isinstance(dim, int):
+        return dim
+    name = dim.value
+    return None if name is None or _MADE_UP.fullmatch(name) else name
