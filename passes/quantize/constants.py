@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import ml_dtypes
@@ -11,9 +12,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...compiler.ir import walk
-from ...compiler.ir.quant import QuantParams, Scheme, dequantize_array, quantize_array
+from ...compiler.ir.quant import QuantParams, Scheme, container, dequantize_array, quantize_array
 from .emit import Emitter
-from .plan import Decision
+from .plan import Decision, Site
 from .scales import weight_params
 
 Integers: TypeAlias = npt.NDArray[np.integer]
@@ -39,8 +40,9 @@ def is_stored_as_integers(decision: Decision) -> bool:
 class ConstantWriter:
     """Replaces constants by their quantized form; constants that several sites share are written once."""
 
-    def __init__(self, out: Emitter) -> None:
+    def __init__(self, out: Emitter, integers: Mapping[Site, Integers]) -> None:
         self._out = out
+        self._integers = integers
         self._done: dict[tuple[str, Decision], ir.Value] = {}
         self._sources: dict[ir.Value, ir.Value | None] = {}
         self._bias_scales: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
@@ -51,7 +53,8 @@ class ConstantWriter:
         assert source is not None, f"{node.name} has no operand {index}"
         key = (decision.value, decision)
         if key not in self._done:
-            self._done[key] = self._write(source, decision)
+            chosen = self._integers.get(Site.read(node.name or "", index))
+            self._done[key] = self._write(source, decision, chosen)
         node.replace_input_with(index, self._done[key])
         self._note(source, self._done[key])
 
@@ -74,10 +77,10 @@ class ConstantWriter:
         result.type = ir.TensorType(stored.dtype or ir.DataType.INT8)
         self._note(source, None)
 
-    def _write(self, source: ir.Value, decision: Decision) -> ir.Value:
+    def _write(self, source: ir.Value, decision: Decision, chosen: Integers | None) -> ir.Value:
         array = _floats(source)
         params = params_of(decision, array)
-        q = quantize_array(array, params)
+        q = quantize_array(array, params) if chosen is None else chosen.astype(container(decision.spec))
         base = str(source.name)
         if is_stored_as_integers(decision):
             narrow = q.astype(ml_dtypes.int4) if decision.spec.bits == 4 else q
@@ -90,13 +93,15 @@ class ConstantWriter:
         self._out.insert([result], None)
         return result
 
-    def bias(self, node: ir.Node, index: int) -> None:
+    def bias(self, node: ir.Node, index: int, shift: Floats | None) -> None:
         """Store a bias as int32 in units of input scale times weight scale, which the graph multiplies."""
         source = node.inputs[index]
         assert source is not None, f"{node.name} has no bias"
         x_scale, w_scale = (_scale_of(node.inputs[i]) for i in (0, 1))
         unit = self._bias_unit(x_scale, w_scale)
         real = _floats(source).astype(np.float64).reshape(-1)
+        if shift is not None:
+            real = real + shift
         step = np.asarray(walk.constant(x_scale)) * np.asarray(walk.constant(w_scale))
         limits = np.iinfo(np.int32)
         q = np.clip(np.rint(real / step.astype(np.float64)), limits.min, limits.max).astype(np.int32)
@@ -116,6 +121,18 @@ class ConstantWriter:
             self._out.insert([unit], None)
             self._bias_scales[key] = unit
         return self._bias_scales[key]
+
+    def float_bias(self, node: ir.Node, index: int, shift: Floats) -> None:
+        """Shift a bias that stays float, or add one."""
+        source = node.inputs[index] if index < len(node.inputs) else None
+        base = source.name if source is not None else f"{node.name}_bias"
+        real = shift if source is None else _floats(source).astype(np.float64).reshape(-1) + shift
+        value = self._out.constant(np.asarray(real, np.float32), f"{base}_shifted")
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, value)
+        if source is not None:
+            self._note(source, None)
 
     def _note(self, source: ir.Value, result: ir.Value | None) -> None:
         self._sources[source] = result

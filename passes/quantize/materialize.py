@@ -14,27 +14,35 @@ import onnx_ir as ir
 
 from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantParams
-from .constants import ConstantWriter, params_of
+from .constants import ConstantWriter, Floats, Integers, params_of
 from .dynamic import write_dynamic
 from .emit import Emitter
 from .plan import Decision, QuantPlan, Site
 
 
-def apply_plan(model: ir.Model, plan: QuantPlan) -> int:
+def apply_plan(
+    model: ir.Model,
+    plan: QuantPlan,
+    *,
+    integers: Mapping[Site, Integers] | None = None,
+    bias_shift: Mapping[str, Floats] | None = None,
+) -> int:
     """Rewrite the main graph of `model` as a plan with scales says; returns how many sites changed.
 
     Args:
         model: float model, edited in place.
         plan: made for this model.
+        integers: weights chosen by a rounding method, by site, in the weight's shape.
+        bias_shift: node name -> what is added to its bias, `[channels]`.
     """
     out = Emitter(model)
     nodes = {node.name or "": node for node in model.graph}
     missing = [name for name in plan.nodes() if name not in nodes]
     assert not missing, f"the plan names nodes that the model lacks: {missing[:3]}"
-    constants = ConstantWriter(out)
+    constants = ConstantWriter(out, integers or {})
     activations = [d for d in plan.activations().values() if not d.dynamic]
     _write_activations(out, plan, nodes, activations)
-    _write_constants(constants, plan, nodes)
+    _write_constants(constants, plan, nodes, dict(bias_shift or {}))
     for site, decision in plan.decisions.items():
         if decision.dynamic:
             write_dynamic(out, nodes[site.node], _index(site), decision)
@@ -46,7 +54,9 @@ def _index(site: Site) -> int:
     return int(site.port.removeprefix("in"))
 
 
-def _write_constants(constants: ConstantWriter, plan: QuantPlan, nodes: Mapping[str, ir.Node]) -> None:
+def _write_constants(
+    constants: ConstantWriter, plan: QuantPlan, nodes: Mapping[str, ir.Node], shifts: dict[str, Floats]
+) -> None:
     biases = []
     for site, decision in plan.decisions.items():
         node = nodes[site.node]
@@ -57,7 +67,9 @@ def _write_constants(constants: ConstantWriter, plan: QuantPlan, nodes: Mapping[
         elif decision.role == "bias":
             biases.append((node, _index(site)))
     for node, index in biases:  # last: they are written in units of their weights' scales
-        constants.bias(node, index)
+        constants.bias(node, index, shifts.pop(node.name or "", None))
+    for name, shift in shifts.items():
+        constants.float_bias(nodes[name], 2, shift)
 
 
 def _write_activations(

@@ -12,11 +12,11 @@ from ...compiler.data import Samples
 from ...compiler.errors import DataError, PipelineError
 from ...compiler.pass_api import Context, Effect, PassStats
 from .calibrate import observe
+from .improve import Improvements, improve
 from .materialize import apply_plan
 from .plan import QuantPlan
 from .policy import decide, shared_scales
 from .ranges import choose_method
-from .reconstruct import refine
 from .rules import Granularity, Policy
 from .scales import Range, WeightRange, assign
 
@@ -113,10 +113,10 @@ class Quantize:
         plan, stats = self.plan(model, ctx)
         if not plan.decisions:
             return stats
+        found = Improvements({}, {})
         if self.rounding != "nearest" or self.bias_correct:
-            plan = self._refine(model, plan, ctx, stats)
-        stats.attachments["quant_plan.json"] = plan.to_json()
-        stats.changed = apply_plan(model, plan)
+            found = improve(model, plan, _samples(ctx), self.rounding, self.bias_correct, ctx, stats)
+        stats.changed = apply_plan(model, plan, integers=found.integers, bias_shift=found.bias_shift)
         return stats
 
     def plan(self, model: ir.Model, ctx: Context) -> tuple[QuantPlan, PassStats]:
@@ -139,16 +139,8 @@ class Quantize:
         plan = assign(plan, model.graph, ranges, shared, self.weight_range)
         stats.details |= _details(plan, len(values)) | {"ranges": str(method)}
         stats.details["cpu_seconds"] = round(time.process_time() - start, 3)
+        stats.attachments["quant_plan.json"] = plan.to_json()
         return plan, stats
-
-    def _refine(self, model: ir.Model, plan: QuantPlan, ctx: Context, stats: PassStats) -> QuantPlan:
-        """Replace weights and biases of `model` by better ones; returns the plan that fits them."""
-        done = refine(
-            model, plan, _samples(ctx), ctx, rounding=self.rounding, bias_correction=self.bias_correct
-        )
-        stats.refused += done.refused
-        stats.details |= {"layers_rounded": done.rounded, "biases_corrected": done.corrected}
-        return done.plan
 
 
 _DYNAMIC = frozenset({(8, 8, "tensor"), (8, 8, "channel")})
