@@ -50,26 +50,6 @@ def refuse_bias(node: ir.Node) -> str | None:
     return None
 
 
-def add_to_bias(model: ir.Model, node: ir.Node, change: Floats) -> None:
-    """Add `change` `[out]` to the float bias of a Conv, ConvTranspose or Gemm, making one if need be."""
-    old = node.inputs[2] if len(node.inputs) > 2 else None
-    bias = walk.constant(old)
-    assert old is None or bias is not None, f"{node.name}: refuse_bias was not asked"
-    new = (change if bias is None else bias.astype(np.float64) + change).astype(np.float32)
-    assert isinstance(node.graph, ir.Graph), node
-    base = f"{node.outputs[0].name}_bias" if old is None else str(old.name)
-    if old is not None and len(old.uses()) == 1 and not old.is_graph_output():
-        # The corrected bias keeps its name; a bias shared with other nodes stays for them.
-        walk.rename(old, walk.unique_name(model, f"{base}_replaced"))
-    else:
-        base = walk.unique_name(model, base)
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    node.replace_input_with(2, walk.add_initializer(node.graph, base, new))
-    if old is not None:
-        _drop(old)
-
-
 def _drop(value: ir.Value) -> None:
     """Remove a constant that is not read any more, be it an initializer or a node."""
     maker = value.producer()
