@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -71,11 +71,13 @@ class Payload:
         engine: which engine of the backend runs it, e.g. `ort`.
         files: file name (starts with `model`) -> content. A `Path` is a file to be moved into the artifact.
         options: JSON-able engine options needed at load time.
+        attachments: file name -> text, stored under `reports/` of the artifact (shortened names, say).
     """
 
     engine: str
     files: Mapping[str, bytes | Path]
     options: Mapping[str, str | int | float | bool]
+    attachments: Mapping[str, str] = field(default_factory=dict)
 
 
 class Executable(Protocol):
@@ -112,6 +114,8 @@ class Backend(Protocol):
         """Lower a whole model (or a region made a model) for one engine; `model` is not edited."""
         ...
 
-    def load(self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None) -> Executable:
+    def load(
+        self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None
+    ) -> Executable:
         """Load payload files from `folder`; `threads` None lets the engine choose."""
         ...

@@ -12,6 +12,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 Optimize = Literal["none", "basic", "all"]
 
-# Every onnxruntime since 1.18 reads IR version 10; nothing that 11 to 13 add matters to it (it looks at the
-# element types themselves), while a version above its own maximum is refused.
+# What sessions get: every onnxruntime since 1.18 reads IR version 10, and nothing that 11 to 13 add matters
+# to it (it looks at the element types themselves), while a version above its own maximum is refused.
 IR_VERSION = 10
+
+# The newest version that files handed in may have; 14, which onnx 1.23 writes, is above every maximum so far.
+_NEWEST_IR_VERSION = 13
 
 # Domains of our own operators; onnxruntime has no kernels for them, so they are expanded.
 OWN_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
@@ -37,6 +41,9 @@ OWN_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
 _PROTO_LIMIT = 1 << 30
 
 _LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
+
+# The `last` of a kernel that was not given one.
+_OPEN_END = 2**31 - 1
 
 _DTYPES = {"float": "FLOAT", "double": "DOUBLE", "bool": "BOOL", "string": "STRING"}
 
@@ -128,15 +135,31 @@ def optimized_model(model: ir.Model | bytes | Path) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
 
 
-def kernels() -> Mapping[tuple[str, str], list[tuple[int, int]]]:
-    """Return `(domain, op type) -> [(first opset, last opset)]` for onnxruntime's CPU kernels."""
+@dataclass(frozen=True)
+class Kernel:
+    """A CPU kernel of onnxruntime: for which opset versions, and for which dtypes by type parameter."""
+
+    domain: str
+    op_type: str
+    first: int
+    last: int
+    types: Mapping[str, frozenset[str]]
+
+    def takes_version(self, since: int) -> bool:
+        """Match as onnxruntime does: a kernel without an end knows the version it was made for only."""
+        return since == self.first or (self.last != _OPEN_END and self.first <= since <= self.last)
+
+
+def kernels() -> list[Kernel]:
+    """Return every CPU kernel in this build of onnxruntime."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    found = []
     for kernel in state.get_all_opkernel_def():
         if kernel.provider == "CPUExecutionProvider":
+            types = {name: frozenset(dtypes) for name, dtypes in kernel.type_constraints.items()}
             first, last = kernel.version_range
-            found.setdefault((kernel.domain, kernel.op_name), []).append((first, last))
+            found.append(Kernel(kernel.domain, kernel.op_name, first, last, types))
     return found
 
 
@@ -204,7 +227,7 @@ def _needs_rewriting(model: bytes | Path) -> bool:
 def _scan(data: bytes | mmap.mmap) -> bool:
     # Field 1 of a ModelProto is the IR version; serializers write it first, as a one-byte varint.
     head = data[:2]
-    old = head[:1] == b"\x08" and head[1:2] <= bytes([IR_VERSION])
+    old = head[:1] == b"\x08" and head[1:2] <= bytes([_NEWEST_IR_VERSION])
     return not old or any(data.find(domain.encode()) >= 0 for domain in OWN_DOMAINS)
 
 

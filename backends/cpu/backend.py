@@ -1,0 +1,90 @@
+"""The CPU backend: onnxruntime always, OpenVINO where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from ...compiler.backend import Executable, Payload, Verdict
+from ...compiler.errors import TargetError, nearest
+from ...compiler.ir.export import weight_bytes
+from ...compiler.pass_api import Context
+from ...compiler.target import Target
+from . import kernels, openvino_engine, ort_engine
+
+ENGINES = ("ort", "openvino")
+
+# Every imported model has at least this.
+_LOWEST_OPSET = 21
+
+
+class CpuBackend:
+    """Runs standard ONNX, QDQ and the own operators (expanded) on a CPU."""
+
+    name: ClassVar[str] = "cpu"
+
+    def supports(self, node: ir.Node, target: Target) -> Verdict:
+        """Take what the target allows and onnxruntime has a kernel for, given the node's dtypes."""
+        limit = target.allows(node)
+        return limit if not limit.ok else kernels.verdict(node, _opset(node))
+
+    def engines(self, target: Target) -> Sequence[str]:
+        """Return the target's engines that are installed here, preferred first."""
+        return [
+            name
+            for name in target.engines
+            if name == "ort" or (name == "openvino" and openvino_engine.installed())
+        ]
+
+    def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
+        """Lower a whole model for one engine; `model` is not edited.
+
+        Raises:
+            TargetError: unknown engine, or more weights than the target holds.
+            MissingTool: the engine is not installed.
+            UnsupportedOp, InvalidGraph: the engine cannot run the model.
+        """
+        _known(engine)
+        _check_memory(model, target)
+        ctx.check_cancelled()
+        return ort_engine.lower(model) if engine == "ort" else openvino_engine.lower(model)
+
+    def load(
+        self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None
+    ) -> Executable:
+        """Load a payload from an artifact's folder.
+
+        Raises:
+            ArtifactError: the payload is not there.
+            MissingTool: the engine is not installed.
+        """
+        _known(engine)
+        if engine == "ort":
+            return ort_engine.load(folder, threads)
+        return openvino_engine.load(folder, threads)
+
+
+def _known(engine: str) -> None:
+    if engine not in ENGINES:
+        raise TargetError(
+            "engine-unknown", f"backend cpu has no engine {engine!r}", nearest(engine, list(ENGINES))
+        )
+
+
+def _opset(node: ir.Node) -> int:
+    imports = node.graph.opset_imports if node.graph is not None else {}
+    # Bodies of If, Loop and Scan import nothing themselves and do not know the graph around them.
+    return imports.get(node.domain) or (_LOWEST_OPSET if node.domain == "" else 1)
+
+
+def _check_memory(model: ir.Model, target: Target) -> None:
+    limit, need = target.memory.weights_bytes, weight_bytes(model)
+    if limit is not None and need > limit:
+        raise TargetError(
+            "target-memory",
+            f"the weights take {need} bytes, target {target.name} has {limit} (memory.weights_bytes)",
+            "compress the model, for example with --precision int8",
+        )
