@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from .backend import Array, Arrays, Executable
 from .data import Samples, open_samples
 from .errors import DataError
+from .files import replacing
 from .runtime import load
 
 Progress = Callable[[str, int, int], None]
@@ -71,38 +71,16 @@ def run_file(
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> int:
-    """Write arrays to a temporary file beside `path`, then put it there in one step; return its bytes.
+    """Replace `path` by an `.npz` of the arrays in one step; return its bytes.
 
-    Array names are stored as they are, `input:0` and `a/b` included. Raises `OSError`; then nothing is left.
+    Names are stored as they are, `input:0` and `a/b` included; `np.savez` takes them as keywords and so
+    cannot store one called `file`. Raises `OSError`; then nothing is left.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _write_members(file.fileno(), arrays)
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return path.stat().st_size
-
-
-def _write_members(fileno: int, arrays: Mapping[str, Array]) -> None:
-    # `np.savez` takes names as keywords and so cannot store one called `file`.
-    import zipfile
-
-    with os.fdopen(os.dup(fileno), "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for key, array in arrays.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-
-
-def _umask() -> int:
-    """Return the process's umask; the only way to read it is to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return path.stat().st_size
 
 
 def _check_output(path: Path) -> None:

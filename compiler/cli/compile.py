@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import PipelineError
+from ..files import write_file
 from . import compile_options as flags
 from . import options
+from .compile_view import show
+from .console import progress_bars
 from .outcome import Outcome
 
 if TYPE_CHECKING:
+    from ..driver.report import CompileReport
     from ..recipe import Recipe
 
 
@@ -70,7 +76,44 @@ def compile_verb(
         "threads": threads,
     }
     recipe = merged_recipe(config, given)
-    raise NotImplementedError(recipe, save_config, dry_run, print_pipeline, verify_each, dump_ir, output)
+    text = resolved_pipeline(recipe)
+    if print_pipeline:
+        _save(recipe, text, save_config)
+        return Outcome({"pipeline": text}, lambda: text, as_json, quiet)
+    if output is None and not dry_run:
+        raise PipelineError(
+            "output-missing", "there is no place for the artifact", "give -o OUT or --dry-run"
+        )
+
+    from ..driver import compile_recipe
+    from ..driver.job import Inputs
+
+    with progress_bars(as_json=as_json, quiet=quiet) as progress:
+        result = compile_recipe(
+            recipe,
+            None if dry_run else output,
+            inputs=Inputs(progress=progress),
+            verify_each=verify_each,
+            dump_ir=dump_ir,
+        )
+    _save(recipe, text, save_config)
+    written = None if result.artifact is None else output
+    record = CompileOutput(written, result.artifact.digest if result.artifact else None, result.report)
+    return Outcome(record, lambda: show(result.report, written), as_json, quiet)
+
+
+@dataclass(frozen=True)
+class CompileOutput:
+    """What `--json` prints.
+
+    Attributes:
+        output: folder of the artifact; None for a dry run.
+        digest: sha256 of the artifact's manifest, and through it of everything in it.
+    """
+
+    output: Path | None
+    digest: str | None
+    report: CompileReport
 
 
 def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
@@ -83,6 +126,28 @@ def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
 
     base = Recipe.read(config).model_dump() if config is not None else {}
     return Recipe.parse(base | {k: v for k, v in given.items() if v is not None}, place="command line")
+
+
+def resolved_pipeline(recipe: Recipe) -> str:
+    """Return the pipeline text that the recipe stands for, macros expanded.
+
+    Raises:
+        PipelineError: unknown precision, pass or option.
+    """
+    from .. import pipeline
+    from ..driver.precision import default_pipeline, parse_precision
+    from ..registry import MACROS, PASSES
+
+    text = recipe.pipeline
+    if text is None:
+        text = default_pipeline(parse_precision(recipe.precision), recipe.opt_level)
+    return pipeline.print_pipeline(pipeline.parse_pipeline(text, PASSES, MACROS))
+
+
+def _save(recipe: Recipe, pipeline: str, place: Path | None) -> None:
+    """Write the recipe with nothing left to defaults, in one step."""
+    if place is not None:
+        write_file(place, recipe.model_copy(update={"pipeline": pipeline}).text().encode())
 
 
 def _absolute(path: Path | None) -> str | None:
