@@ -250,8 +250,9 @@ def _cosine(output: Array, labels: Array) -> Scores:
     norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
     dots = (got * want).sum(axis=1)
     # Two zero vectors agree; a zero vector beside another does not.
-    same = (got == want).all(axis=1).astype(np.float64)
-    return np.where(norms > 0, dots / np.where(norms > 0, norms, 1), same)
+    same: Scores = (got == want).all(axis=1).astype(np.float64)
+    cosines: Scores = np.where(norms > 0, dots / np.where(norms > 0, norms, 1), same)
+    return cosines
 
 
 def _area(scores: Array, labels: Array) -> float:

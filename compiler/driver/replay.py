@@ -1,0 +1,63 @@
+"""Makes a compiled model again from its original, pipeline and plan, with some layers left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from ...passes.quantize.materialize import apply_plan
+from ...passes.quantize.plan import QuantPlan
+from ...passes.quantize.quantize import Quantize, name_nodes
+from ..artifact.read import Artifact
+from ..ir.shapes import infer_shapes
+from ..manager import Manager
+from ..pass_api import Context
+from ..pipeline import parse_pipeline
+from ..registry import MACROS, PASSES
+
+PLAN = "reports/quant_plan.json"
+
+
+class Replay:
+    """The pipeline up to `quantize` done once; the rest is done anew for every exclusion.
+
+    Nothing is calibrated: ranges come from the stored plan. Weights are rounded to nearest.
+
+    Args:
+        artifact: with a stored plan.
+        original: the imported float original.
+        notes: gets what differs from the real compilation.
+    """
+
+    def __init__(self, artifact: Artifact, original: ir.Model, notes: list[str]) -> None:
+        manifest = artifact.manifest
+        passes = parse_pipeline(manifest.pipeline, PASSES, MACROS)
+        at = next(index for index, p in enumerate(passes) if p.name == Quantize.name)
+        quantize = passes[at]
+        assert isinstance(quantize, Quantize), "the table maps a name to its class"
+        if quantize.rounding != "nearest" or quantize.bias_correct:
+            notes.append("bisect rounds weights to nearest, unlike the artifact")
+        self._ctx = Context(seed=manifest.seed)
+        self._rest = passes[at + 1 :]
+        self._plan = QuantPlan.from_json(artifact.read_text(PLAN))
+        # A clone: the manager returns the caller's model when no pass changes anything.
+        self._before = Manager().run(original, passes[:at], self._ctx).model.clone()
+        name_nodes(self._before.graph)
+
+    @property
+    def nodes(self) -> Mapping[str, list[str]]:
+        """Quantized nodes in graph order, each with the names of the values it makes."""
+        planned = set(self._plan.nodes())
+        return {
+            node.name: [value.name for value in node.outputs if value.name]
+            for node in self._before.graph
+            if node.name in planned
+        }
+
+    def without(self, excluded: frozenset[str]) -> ir.Model:
+        """Return the model with these nodes in float."""
+        draft = self._before.clone()
+        apply_plan(draft, self._plan.without(excluded))
+        infer_shapes(draft)
+        return Manager().run(draft, self._rest, self._ctx).model

@@ -1,0 +1,137 @@
+"""Bisects an artifact: which quantized layers must be left in float to win the accuracy back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..artifact.read import Artifact
+from ..backend import Arrays
+from ..data import Samples
+from .bisect import find_guilty
+from .figures import compare_metric
+from .layers import Batches, Noise, Progress
+from .records import BisectReport, LayerReport
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+LOSS_SAMPLES = 256
+
+
+class Rebuild(Protocol):
+    """Makes the compiled model again with some nodes left in float."""
+
+    @property
+    def nodes(self) -> Mapping[str, Sequence[str]]:
+        """Quantized nodes in graph order, each with the names of the values it makes."""
+        ...
+
+    def without(self, excluded: frozenset[str]) -> ir.Model:
+        """Return the model with these nodes in float."""
+        ...
+
+
+def bisect_artifact(
+    artifact: Artifact,
+    original: ir.Model,
+    layers: LayerReport,
+    metric: str | None,
+    samples: Samples | Batches,
+    *,
+    limit: float,
+    rebuild: Rebuild | None,
+    progress: Progress,
+    notes: list[str],
+) -> BisectReport | None:
+    """Find the guilty layers; None with a note where the artifact has no quantization plan.
+
+    Args:
+        artifact: the artifact.
+        original: its imported float original.
+        layers: the comparison with it, which tells whom to suspect first.
+        metric: None measures the noise of the outputs in dB instead.
+        samples: with labels when there is a metric; the first 256 are used.
+        limit: largest loss accepted: drop of the metric in its unit, or noise in dB.
+        rebuild: None replays the artifact's pipeline and plan.
+        progress: called as `progress("bisect", trials done, trials known of)`.
+        notes: gets what a reader should know.
+    """
+    found = rebuild if rebuild is not None else _replay(artifact, original, notes)
+    if found is None:
+        return None
+    used = samples.head(LOSS_SAMPLES) if isinstance(samples, Samples) else samples
+    if len(used) < len(samples):
+        notes.append(f"bisect looks at the first {len(used)} of {len(samples)} samples")
+    loss = _loss(original, found, metric, used, progress)
+    measure = (
+        f"drop of {metric}" if metric is not None else "noise of the outputs against the float original, dB"
+    )
+    return find_guilty(rank(found.nodes, layers), loss, limit, measure=measure)
+
+
+def rank(nodes: Mapping[str, Sequence[str]], layers: LayerReport) -> list[str]:
+    """Order nodes by the noise that they add, most first; nodes without a measured value come last."""
+    added = {layer.value: layer.added_noise for layer in layers.layers}
+
+    def noise(node: str) -> float:
+        return max((added.get(value, -1.0) for value in nodes[node]), default=-1.0)
+
+    return sorted(nodes, key=noise, reverse=True)
+
+
+def _replay(artifact: Artifact, original: ir.Model, notes: list[str]) -> Rebuild | None:
+    from ..driver.replay import PLAN, Replay
+
+    if PLAN not in artifact.manifest.files:
+        notes.append("the artifact has no quantization plan, so there are no layers to exclude")
+        return None
+    return Replay(artifact, original, notes)
+
+
+def _loss(
+    original: ir.Model, rebuild: Rebuild, metric: str | None, samples: Samples | Batches, progress: Progress
+) -> Callable[[frozenset[str]], float]:
+    from ..ort import make_session, run_session
+
+    reference = make_session(original)
+    done = 0
+
+    def loss(excluded: frozenset[str]) -> float:
+        nonlocal done
+        done += 1
+        progress("bisect", done, done + 1)
+        session = make_session(rebuild.without(excluded))
+        if metric is None:
+            return noise_db(
+                lambda inputs: run_session(reference, inputs),
+                lambda inputs: run_session(session, inputs),
+                samples,
+            )
+        assert isinstance(samples, Samples), "metrics are taken on data, not on golden samples"
+        result = compare_metric(
+            metric,
+            lambda inputs: run_session(reference, inputs),
+            lambda inputs: run_session(session, inputs),
+            samples,
+        )
+        assert result.drop is not None
+        return result.drop
+
+    return loss
+
+
+def noise_db(
+    reference: Callable[[Arrays], Arrays], run: Callable[[Arrays], Arrays], samples: Batches
+) -> float:
+    """Return the noise-to-signal ratio of the worst output in dB; minus infinite when all are equal."""
+    noises: dict[str, Noise] = {}
+    for inputs in samples.batches():
+        want, got = reference(inputs), run(inputs)
+        for name, array in want.items():
+            if array.dtype.kind == "f":
+                noises.setdefault(name, Noise()).add(array, np.asarray(got[name]))
+    return max((-noise.sqnr_db for noise in noises.values()), default=-math.inf)

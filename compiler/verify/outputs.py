@@ -1,0 +1,101 @@
+"""Outputs against what they should be, within a stated bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from ..backend import Array, Arrays
+from .records import OutputCheck
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Allowed is `atol + rtol_of_max * max|want|`; zeros mean bit-exact."""
+
+    atol: float
+    rtol_of_max: float
+    how: str
+
+    def allowed(self, want: Array) -> float:
+        """Return the absolute difference that is allowed beside `want`."""
+        if self.rtol_of_max == 0 or want.dtype.kind not in "iufb" or not want.size:
+            return self.atol
+        finite = np.abs(want[np.isfinite(want)].astype(np.float64))
+        return self.atol + self.rtol_of_max * (float(finite.max()) if finite.size else 0.0)
+
+
+def override(limit: Limit, name: str, rtol: Mapping[str, float], atol: Mapping[str, float]) -> Limit:
+    """Replace a stated limit by the user's tolerances; key `""` is for every output.
+
+    Giving one of the two sets the other to 0, so that the user's number is the whole limit.
+    """
+    relative, absolute = rtol.get(name, rtol.get("")), atol.get(name, atol.get(""))
+    if relative is None and absolute is None:
+        return limit
+    return Limit(absolute or 0.0, relative or 0.0, "given by the user")
+
+
+def largest_difference(got: Array, want: Array) -> float:
+    """Return max|got - want|; infinite for another shape or text, or where only one is NaN."""
+    if got.shape != want.shape:
+        return math.inf
+    if got.dtype.kind not in "iufb" or want.dtype.kind not in "iufb":
+        return 0.0 if bool(np.array_equal(got, want)) else math.inf
+    # Differences of 64-bit integers beyond 2^53 are rounded, but equal stays equal.
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    same = (got == want) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.maximum(np.abs(a - b), np.finfo(np.float64).tiny))
+    return math.inf if np.isnan(difference).any() else float(difference.max(initial=0.0))
+
+
+@dataclass
+class OutputJudge:
+    """Collects samples of one output."""
+
+    name: str
+    against: Literal["reference", "golden"]
+    limit: Limit
+    _worst: tuple[float, float, int] = (0.0, 0.0, 0)  # share of the bound, bound, sample
+    _largest: float = 0.0
+    _samples: int = field(default=0)
+
+    def add(self, got: Array, want: Array) -> None:
+        """Compare one sample."""
+        difference, allowed = largest_difference(got, want), self.limit.allowed(want)
+        share = 0.0 if difference == 0 else difference / allowed if allowed > 0 else math.inf
+        if self._samples == 0 or share > self._worst[0]:
+            self._worst = share, allowed, self._samples
+        self._largest = max(self._largest, difference)
+        self._samples += 1
+
+    @property
+    def seen(self) -> bool:
+        """Whether any sample was added."""
+        return self._samples > 0
+
+    def result(self) -> OutputCheck:
+        """Return the verdict over everything added."""
+        used, allowed, sample = self._worst
+        return OutputCheck(
+            self.name,
+            self.against,
+            used <= 1,
+            self._largest,
+            allowed,
+            used,
+            sample,
+            self._samples,
+            self.limit.how,
+        )
+
+
+def judge_all(judges: Mapping[str, OutputJudge], got: Arrays, want: Arrays) -> None:
+    """Hand one sample's outputs to their judges."""
+    for name, judge in judges.items():
+        judge.add(np.asarray(got[name]), np.asarray(want[name]))
