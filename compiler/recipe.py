@@ -100,5 +100,5 @@ class Recipe(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _unreadable(path: Path, finding: str) -> PipelineError:
-    return PipelineError("recipe-unreadable", f"{path}: {finding}", "give a YAML file of key: value")
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())
