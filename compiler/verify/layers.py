@@ -55,7 +55,8 @@ class Noise:
         reference = np.where(finite, exact, 0.0)
         with np.errstate(invalid="ignore"):
             difference = np.where(want == got, 0.0, got.astype(np.float64) - exact)
-        difference = np.where(np.isnan(want) & np.isnan(got), 0.0, np.nan_to_num(difference, nan=np.inf))
+        both_nan = np.isnan(exact) & np.isnan(got)
+        difference = np.where(both_nan, 0.0, np.where(np.isnan(difference), np.inf, difference))
         self.signal += float(np.vdot(reference, reference))
         self.noise += float(np.vdot(difference, difference))
         self.max_difference = max(self.max_difference, float(np.abs(difference).max()))
