@@ -49,8 +49,8 @@ class FoldConstants:
     """Replace nodes whose inputs are all constant by their results, as onnxruntime computes them.
 
     Exact. Constant nodes become initializers. DequantizeLinear and operators outside ONNX (Quant, ...)
-    stay, for they say what is quantized. Left alone with a reason: random operators, control flow, types
-    without a NumPy form, and results that would make the model big: more than
+    stay, for they say what is quantized, and so does control flow. Left alone with a reason: random
+    operators, types without a NumPy form, and results that would make the model big: more than
     64 times the constants they come from (and more than 4 KiB), or together more than all constants of
     the model plus 16 MiB. Such results are told from shapes and never computed.
     """
@@ -112,7 +112,7 @@ class _Folder:
         for count, node in enumerate(list(self.graph)):
             if count % 256 == 0:
                 ctx.check_cancelled()
-            if not (node.domain or node.op_type in _KEPT) and self._constant_inputs(node):
+            if _is_candidate(node) and self._constant_inputs(node):
                 self._consider(node)
         self._flush()
         return self._commit()
@@ -232,11 +232,13 @@ def _declared_shapes(node: ir.Node) -> list[tuple[int, ...]] | None:
     return known if len(known) == len(shapes) else None
 
 
+def _is_candidate(node: ir.Node) -> bool:
+    return not (node.domain or node.op_type in _KEPT or bodies(node))
+
+
 def _unfit(node: ir.Node) -> str | None:
     if node.op_type in _RANDOM:
         return "random operator"
-    if bodies(node):
-        return "control flow is not evaluated"
     if any(value is not None and not _plain(value) for value in (*node.inputs, *_named(node))):
         return "a type that is not evaluated (strings, sequences, bfloat16, below 8 bits)"
     return None
