@@ -43,7 +43,7 @@ class ConstantWriter:
     def __init__(self, out: Emitter, integers: Mapping[Site, Integers]) -> None:
         self._out = out
         self._integers = integers
-        self._done: dict[tuple[str, Decision], ir.Value] = {}
+        self._done: dict[tuple[str, Decision, bool], ir.Value] = {}
         self._sources: dict[ir.Value, ir.Value | None] = {}
         self._bias_scales: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
 
@@ -51,10 +51,12 @@ class ConstantWriter:
         """Make one operand read the quantized constant."""
         source = node.inputs[index]
         assert source is not None, f"{node.name} has no operand {index}"
-        key = (decision.value, decision)
+        # onnxruntime fuses these two only when their operands have explicit zero points.
+        zero = node.op_type in ("Gemm", "MatMul") and decision.spec.bits == 8
+        key = (decision.value, decision, zero)
         if key not in self._done:
             chosen = self._integers.get(Site.read(node.name or "", index))
-            self._done[key] = self._write(source, decision, chosen)
+            self._done[key] = self._write(source, decision, chosen, zero)
         node.replace_input_with(index, self._done[key])
         self._note(source, self._done[key])
 
@@ -77,7 +79,7 @@ class ConstantWriter:
         result.type = ir.TensorType(stored.dtype or ir.DataType.INT8)
         self._note(source, None)
 
-    def _write(self, source: ir.Value, decision: Decision, chosen: Integers | None) -> ir.Value:
+    def _write(self, source: ir.Value, decision: Decision, chosen: Integers | None, zero: bool) -> ir.Value:
         array = _floats(source)
         params = params_of(decision, array)
         q = quantize_array(array, params) if chosen is None else chosen.astype(container(decision.spec))
@@ -85,7 +87,7 @@ class ConstantWriter:
         if is_stored_as_integers(decision):
             narrow = q.astype(ml_dtypes.int4) if decision.spec.bits == 4 else q
             stored = self._out.constant(narrow, f"{base}_int")
-            result = self._out.dequantize(stored, params, stored, base)
+            result = self._out.dequantize(stored, params, stored, base, zero=zero)
         else:
             # Quant gives these values back exactly.
             real = self._out.constant(np.asarray(_real(q, params), np.float32), f"{base}_grid")

@@ -76,14 +76,19 @@ class Emitter:
         else:
             self.graph.extend(nodes)
 
-    def dequantize(self, q: ir.Value, params: QuantParams, like: ir.Value, base: str) -> ir.Value:
-        """Return the DequantizeLinear of an integer value; the zero point is left out where it is 0."""
+    def dequantize(
+        self, q: ir.Value, params: QuantParams, like: ir.Value, base: str, *, zero: bool = False
+    ) -> ir.Value:
+        """Return the DequantizeLinear of an integer value.
+
+        A zero point of 0 is written only on demand (`zero`).
+        """
         scale = self.constant(np.asarray(params.scale, np.float32), f"{base}_scale")
         inputs: list[ir.Value | None] = [q, scale]
-        if params.zero_point.any():
+        if zero or params.zero_point.any():
             assert q.dtype is not None, f"{q.name} has no type"
-            zero = params.zero_point.astype(q.dtype.numpy())
-            inputs.append(self.constant(zero, f"{base}_zero"))
+            zeros = params.zero_point.astype(q.dtype.numpy())
+            inputs.append(self.constant(zeros, f"{base}_zero"))
         spec = params.spec
         attributes = {} if spec.axis is None else {"axis": spec.axis}
         if spec.block_size:

@@ -107,13 +107,11 @@ def _pair(out: Emitter, value: ir.Value, decision: Decision) -> list[ir.Value]:
 
 
 def _linear_pair(out: Emitter, value: ir.Value, params: QuantParams, base: str) -> list[ir.Value]:
-    scale = out.constant(np.asarray(params.scale, np.float32), f"{base}_scale")
     signed = params.spec.signed
-    inputs: list[ir.Value | None] = [scale]
-    # Without a zero point the type is uint8; a signed one has to be written down even when it is 0.
-    if signed or params.zero_point.any():
-        zero = params.zero_point.astype(np.int8 if signed else np.uint8)
-        inputs.append(out.constant(zero, f"{base}_zero"))
+    # The zero point is written down even when it is 0: onnxruntime does not fuse Gemm without it.
+    zero = params.zero_point.astype(np.int8 if signed else np.uint8)
+    scale = out.constant(np.asarray(params.scale, np.float32), f"{base}_scale")
+    inputs: list[ir.Value | None] = [scale, out.constant(zero, f"{base}_zero")]
     dtype = ir.DataType.INT8 if signed else ir.DataType.UINT8
     q = out.node("QuantizeLinear", [value, *inputs], value, base=f"{base}_int", dtype=dtype)
     return [q, out.node("DequantizeLinear", [q, *inputs], value, base=f"{base}_dq")]
