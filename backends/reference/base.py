@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +14,12 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 Array = npt.NDArray[np.number]
+Integers = npt.NDArray[np.integer]
 
 REFERENCE_DOMAIN = "pared.reference"
 
 
-def is_float(array: Array) -> bool:
+def is_float(array: npt.NDArray[np.generic]) -> bool:
     """Say whether the dtype is a float, the small ones of ml_dtypes included."""
     return (
         array.dtype.kind == "f" or array.dtype.name in ("bfloat16",) or array.dtype.name.startswith("float")
@@ -33,12 +36,23 @@ def accumulator(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return np.dtype(np.int64 if dtype.kind in "iu" else np.float64)
 
 
+# While set, quantizers hand the values they are about to round through it, with their number of levels.
+Jitter = Callable[[Array, int], Array]
+active_jitter: contextvars.ContextVar[Jitter | None] = contextvars.ContextVar("jitter", default=None)
+
+
+def jittered(values: Array, levels: int) -> Array:
+    """Return values that are about to be rounded to `levels` integers, disturbed if anyone asked for it."""
+    jitter = active_jitter.get()
+    return values if jitter is None else jitter(values, levels)
+
+
 class Kernel(OpRun):
     """A kernel whose `_run(*inputs, **attributes)` returns a tuple of arrays."""
 
     onnx_node: NodeProto
 
 
-def padding_fill(dtype: np.dtype[np.generic]) -> float | int:
+def padding_fill(dtype: np.dtype[np.generic]) -> float:
     """Return the lowest value of a dtype, which a maximum ignores."""
-    return int(np.iinfo(dtype).min) if dtype.kind in "iu" else -np.inf
+    return int(np.iinfo(dtype.name).min) if dtype.kind in "iu" else -np.inf

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
+from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from ...compiler.errors import UnsupportedOp
@@ -13,19 +15,24 @@ from .base import Array
 
 
 class _WithBody(OpRun):
+    body: ReferenceEvaluator
+
     def need_context(self) -> bool:
         """Bodies see the values of the graphs around them."""
         return True
 
     def _call(self, context: Mapping[str, Array], own: Mapping[str, Array]) -> list[Array]:
-        results: list[Array] = self.body.run(None, ChainMap(dict(own), context))  # type: ignore[arg-type]
-        return results
+        # Our evaluator only reads its feeds, so any mapping will do.
+        results = self.body.run(
+            None, cast("dict[str, Any]", ChainMap(dict(own), cast("dict[str, Array]", context)))
+        )
+        return cast("list[Array]", results)
 
 
 class Loop(_WithBody):
     """ONNX Loop."""
 
-    def _run(self, trips, cond, *states, context=None, **_):  # type: ignore[no-untyped-def,override]
+    def _run(self, trips, cond, *states, context=None, **_):  # type: ignore[no-untyped-def]
         names, carried = self.body.input_names, list(states)
         kept: list[list[Array]] = [[] for _ in range(len(self.body.output_names) - 1 - len(carried))]
         going = True if cond is None else bool(np.all(cond))
@@ -44,7 +51,13 @@ class Loop(_WithBody):
 class Scan(_WithBody):
     """ONNX Scan (opset 9 and later)."""
 
-    def _run(self, *args, context=None, **_):  # type: ignore[no-untyped-def,override]
+    num_scan_inputs: int
+    scan_input_axes: list[int] | None
+    scan_input_directions: list[int] | None
+    scan_output_axes: list[int] | None
+    scan_output_directions: list[int] | None
+
+    def _run(self, *args, context=None, **_):  # type: ignore[no-untyped-def]
         count = self.num_scan_inputs
         states, sequences = list(args[: len(args) - count]), args[len(args) - count :]
         axes, backward = _flags(self.scan_input_axes, count), _flags(self.scan_input_directions, count)

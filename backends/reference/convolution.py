@@ -5,6 +5,7 @@ Samples are handled in groups that fit the cache; taps are matrix products, so B
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,17 +28,17 @@ def convolve(x: Array, w: Array, window: Window, group: int, dtype: npt.DTypeLik
     """
     kernel = w.astype(dtype, copy=False)
     result = np.empty((x.shape[0], w.shape[0], *window.out), dtype)
-    step = _samples_at_once(x, window, np.dtype(dtype).itemsize)
+    step = _samples_at_once(x, w, window, np.dtype(dtype).itemsize)
     for start in range(0, x.shape[0], step):
         part = pad_for(x[start : start + step].astype(dtype, copy=False), window, fill)
         result[start : start + step] = _convolve_part(part, kernel, window, group)
     return result
 
 
-def _samples_at_once(x: Array, window: Window, itemsize: int) -> int:
-    sample = x.shape[1] * int(np.prod(window.out)) * itemsize
-    if x.shape[1] < _THIN:
-        sample *= int(np.prod(window.kernel))
+def _samples_at_once(x: Array, w: Array, window: Window, itemsize: int) -> int:
+    sample = int(x.shape[1]) * math.prod(window.out) * itemsize
+    if w.shape[1] < _THIN:
+        sample *= math.prod(window.kernel)
     return max(1, _CHUNK_BYTES // max(sample, 1))
 
 
@@ -46,14 +47,13 @@ def _convolve_part(x: Array, w: Array, window: Window, group: int) -> Array:
     outputs, depth = w.shape[:2]
     if depth == 1 and group > 1:
         return _depthwise(x, w, window, group)
-    area = int(np.prod(window.out))
+    area = math.prod(window.out)
     weights = w.reshape(group, outputs // group, depth, -1)
     if depth < _THIN and weights.shape[-1] > 1:
         patches = np.stack([tap.reshape(samples, group, depth, area) for _, tap in taps(x, window)], axis=3)
         flat = patches.reshape(samples, group, -1, area)
-        return np.matmul(weights.reshape(group, outputs // group, -1), flat).reshape(
-            samples, outputs, *window.out
-        )
+        total = np.matmul(weights.reshape(group, outputs // group, -1), flat)
+        return np.asarray(total).reshape(samples, outputs, *window.out)
     total = np.zeros((samples, group, outputs // group, area), x.dtype)
     for index, (_, tap) in enumerate(taps(x, window)):
         total += np.matmul(weights[..., index], tap.reshape(samples, group, channels // group, area))

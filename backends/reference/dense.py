@@ -19,7 +19,7 @@ def _with_bias(total: Array, bias: Array | None, dtype: np.dtype[np.generic]) ->
 class Conv(Kernel):
     """ONNX Conv over any number of spatial axes."""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         w: Array,
@@ -38,7 +38,7 @@ class Conv(Kernel):
 class ConvTranspose(Kernel):
     """ONNX ConvTranspose over any number of spatial axes."""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         w: Array,
@@ -67,7 +67,7 @@ def gemm(a: Array, b: Array, c: Array | None, alpha: float, beta: float, dtype: 
 class Gemm(Kernel):
     """ONNX Gemm."""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         a: Array,
         b: Array,
@@ -85,6 +85,6 @@ class Gemm(Kernel):
 class MatMul(Kernel):
     """ONNX MatMul with NumPy's broadcasting."""
 
-    def _run(self, a: Array, b: Array) -> tuple[Array]:  # type: ignore[override]
+    def _run(self, a: Array, b: Array) -> tuple[Array]:
         dtype = accumulator(a.dtype)
         return (np.asarray(np.matmul(a.astype(dtype), b.astype(dtype)), a.dtype),)

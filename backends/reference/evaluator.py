@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from ...compiler.errors import DataError, ModelError, ParedError, UnsupportedOp,
 from ...compiler.inputs import check_inputs
 from . import control, dense, integer, linear_quant, own_ops, pooling, recurrent, resize, widened
 from .base import REFERENCE_DOMAIN
+from .base import Array as Numbers
 from .regions import use_integer_layers
 
 KERNELS: tuple[type[OpRun], ...] = (
@@ -53,7 +55,7 @@ KERNELS: tuple[type[OpRun], ...] = (
 )
 
 # Called after each node with (kernel, inputs, outputs); returns the outputs to go on with.
-Hook = Callable[[OpRun, Sequence[Array], Sequence[Array]], Sequence[Array]]
+Hook = Callable[[OpRun, Sequence[Numbers | None], Sequence[Numbers]], Sequence[Numbers]]
 
 _hook: contextvars.ContextVar[Hook | None] = contextvars.ContextVar("reference_hook", default=None)
 
@@ -142,9 +144,10 @@ def _run_node(
         options["linked_attributes"] = attributes
     if node.need_context():
         options["context"] = scope
-    outputs: Sequence[Array] = node.run(*inputs, **options)
+    # onnx' own kernels are not typed
+    outputs: Sequence[Numbers] = node.run(*inputs, **options)  # type: ignore[no-untyped-call]
     hook = _hook.get()
-    return outputs if hook is None else hook(node, inputs, outputs)  # type: ignore[arg-type]
+    return outputs if hook is None else hook(node, cast("list[Numbers | None]", inputs), outputs)
 
 
 class Evaluator:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx
 
 from ...compiler.errors import ModelError
-from .base import REFERENCE_DOMAIN, Array, Kernel
+from .base import REFERENCE_DOMAIN, Array, Kernel, jittered
 from .convolution import convolve, convolve_transposed, transposed_window
 from .linear_quant import RANGES
 from .windows import make_window
@@ -28,7 +28,9 @@ def requantize(
     total: Array, factor: Array, zero: int, kind: np.dtype[np.generic], clip: tuple[Array, Array]
 ) -> Array:
     """Return `saturate(round_half_even(float32(total) * factor) + zero)` with `clip` in quantized units."""
-    return round_to(np.clip(total.astype(np.float32) * factor, *clip), zero, kind)
+    low, high = RANGES[kind.name]
+    real = jittered(np.asarray(total.astype(np.float32) * factor), high - low + 1)
+    return round_to(np.clip(real, *clip), zero, kind)
 
 
 def round_to(real: Array, zero: int, kind: np.dtype[np.generic]) -> Array:
@@ -91,7 +93,7 @@ class _IntegerLayer(Kernel):
         shape[self.output_axis % rank] = array.size
         return array.reshape(shape)
 
-    def _run(  # type: ignore[no-untyped-def,override]
+    def _run(  # type: ignore[no-untyped-def]
         self, *args, low=-np.inf, high=np.inf, output_dtype=0, **_
     ):
         *operands, y_scale, y_zero = [*args, None][:10]
@@ -111,11 +113,11 @@ def _bias_steps(bias: Array, scale: Array | None, unit: Array) -> npt.NDArray[np
     """Return the bias in whole accumulator steps of `unit` = x_scale * w_scale."""
     flat = bias.reshape(-1)
     if scale is None:
-        return np.rint(flat.astype(np.float32) / unit).astype(np.float64)
+        return np.asarray(np.rint(flat.astype(np.float32) / unit), np.float64)
     if np.allclose(scale.reshape(-1), unit, rtol=1e-6, atol=0):
         return flat.astype(np.float64)
     real = flat.astype(np.float32) * scale.reshape(-1)
-    return np.rint(real / unit).astype(np.float64)
+    return np.asarray(np.rint(real / unit), np.float64)
 
 
 class IntegerConv(_IntegerLayer):

@@ -7,7 +7,7 @@ import onnx
 from onnx.reference.ops.op_dequantize_linear import _CommonDequantizeLinear as _DequantizeLinear
 from onnx.reference.ops.op_quantize_linear import _CommonQuantizeLinear as _QuantizeLinear
 
-from .base import Array, is_float
+from .base import Array, is_float, jittered
 
 RANGES = {
     "int2": (-2, 1),
@@ -37,7 +37,7 @@ def _single(array: Array) -> Array:
     return array if array.dtype.itemsize >= 4 else array.astype(np.float32)
 
 
-class QuantizeLinear(_QuantizeLinear):  # type: ignore[misc]
+class QuantizeLinear(_QuantizeLinear):
     """`saturate(round_half_even(x / scale) + zero_point)`, the quotient rounded to float32."""
 
     def _run(  # type: ignore[no-untyped-def]
@@ -54,13 +54,14 @@ class QuantizeLinear(_QuantizeLinear):  # type: ignore[misc]
             )  # fmt: skip
         low, high = RANGES[target.name]
         ratio = _single(x) / spread(_single(y_scale), x.shape, axis, block_size)
+        ratio = jittered(ratio, high - low + 1)
         whole = np.rint(np.nan_to_num(ratio, nan=0.0, posinf=np.inf, neginf=-np.inf)).astype(np.float64)
         if zero_point is not None:
             whole += spread(zero_point.astype(np.float64), x.shape, axis, block_size)
         return (np.asarray(np.clip(whole, low, high)).astype(np.int32).astype(target),)
 
 
-class DequantizeLinear(_DequantizeLinear):  # type: ignore[misc]
+class DequantizeLinear(_DequantizeLinear):
     """`(x - zero_point) * scale`: the difference exact, then rounded to float32, then one product."""
 
     def _run(  # type: ignore[no-untyped-def]

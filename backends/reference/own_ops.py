@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...compiler.ops.bipolar_quant import bipolar_quant
 from ...compiler.ops.common import FINN_DOMAIN, QONNX_DOMAIN
 from ...compiler.ops.multithreshold import multithreshold
 from ...compiler.ops.quant import quant
 from ...compiler.ops.trunc import trunc_by_scale, trunc_by_width
-from .base import Array, Kernel
+from .base import Array, Kernel, active_jitter, jittered
+
+
+def jittered_steps(x: Array, scale: Array, levels: int) -> Array:
+    """Return `x` disturbed in units of `scale`; untouched, bit for bit, while no jitter is active."""
+    return x if active_jitter.get() is None else np.asarray(jittered(x / scale, levels) * scale, x.dtype)
 
 
 class Quant(Kernel):
@@ -15,7 +22,7 @@ class Quant(Kernel):
 
     op_domain = QONNX_DOMAIN
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         scale: Array,
@@ -25,6 +32,7 @@ class Quant(Kernel):
         narrow: int = 1,
         rounding_mode: str = "ROUND",
     ) -> tuple[Array]:
+        x = jittered_steps(x, scale, 2 ** int(np.max(bit_width)))
         return (quant(x, scale, zero_point, bit_width, bool(signed), bool(narrow), rounding_mode),)
 
 
@@ -33,8 +41,8 @@ class BipolarQuant(Kernel):
 
     op_domain = QONNX_DOMAIN
 
-    def _run(self, x: Array, scale: Array) -> tuple[Array]:  # type: ignore[override]
-        return (bipolar_quant(x, scale),)
+    def _run(self, x: Array, scale: Array) -> tuple[Array]:
+        return (bipolar_quant(jittered(x, 2), scale),)
 
 
 class Trunc(Kernel):
@@ -42,7 +50,7 @@ class Trunc(Kernel):
 
     op_domain = QONNX_DOMAIN
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         scale: Array,
@@ -54,6 +62,7 @@ class Trunc(Kernel):
         narrow: int = 0,
         signed: int = 1,
     ) -> tuple[Array]:
+        x = jittered_steps(x, scale, 2 ** int(np.max(in_bits)))
         if out_bits is None:
             return (trunc_by_width(x, scale, zero_point, in_bits, fourth, rounding_mode),)
         flags = (bool(signed), bool(narrow), rounding_mode)
@@ -65,7 +74,7 @@ class MultiThreshold(Kernel):
 
     op_domain = FINN_DOMAIN
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         thresholds: Array,
@@ -74,4 +83,5 @@ class MultiThreshold(Kernel):
         out_bias: float = 0.0,
         data_layout: str = "",
     ) -> tuple[Array]:
+        x = jittered(x, thresholds.shape[1] + 1)
         return (multithreshold(x, thresholds, float(out_scale), float(out_bias), data_layout),)

@@ -9,15 +9,15 @@ from .base import Array, Kernel, accumulator, padding_fill
 from .windows import Window, make_window, pad_for, taps
 
 
-class MaxPool(_MaxPoolWithIndices):  # type: ignore[misc]
+class MaxPool(_MaxPoolWithIndices):
     """ONNX MaxPool; the second output (indices) takes onnx's own slow kernel."""
 
-    def _run(  # type: ignore[no-untyped-def]
+    def _run(  # type: ignore[no-untyped-def,override]
         self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None,
         storage_order=None, strides=None,
     ):  # fmt: skip
         if len(self.onnx_node.output) > 1 and self.onnx_node.output[1]:
-            return super()._run(
+            return super()._run(  # type: ignore[no-untyped-call]
                 x, auto_pad=auto_pad, ceil_mode=ceil_mode, dilations=dilations, kernel_shape=kernel_shape,
                 pads=pads, storage_order=storage_order, strides=strides,
             )  # fmt: skip
@@ -37,7 +37,7 @@ def _largest(x: Array, window: Window) -> Array:
 class AveragePool(Kernel):
     """ONNX AveragePool."""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         auto_pad: str | None = None,
@@ -64,16 +64,16 @@ def _counts(size: tuple[int, ...], window: Window, with_pad: bool) -> Array:
         ones = np.pad(ones, [(0, 0), (0, 0), *pads], constant_values=1)
         none = (0,) * len(size)
         window = Window(window.kernel, window.strides, window.dilations, none, none, window.out)
-    count = np.zeros((1, 1, *window.out))
+    count: Array = np.zeros((1, 1, *window.out))
     for _, view in taps(pad_for(ones, window, 0), window):
-        count += view
+        count = count + view
     return np.maximum(count, 1)
 
 
 class GlobalAveragePool(Kernel):
     """ONNX GlobalAveragePool."""
 
-    def _run(self, x: Array) -> tuple[Array]:  # type: ignore[override]
+    def _run(self, x: Array) -> tuple[Array]:
         axes = tuple(range(2, x.ndim))
         return (
             np.asarray(np.mean(x, axis=axes, keepdims=True, dtype=accumulator(np.dtype(float))), x.dtype),
@@ -83,5 +83,5 @@ class GlobalAveragePool(Kernel):
 class GlobalMaxPool(Kernel):
     """ONNX GlobalMaxPool."""
 
-    def _run(self, x: Array) -> tuple[Array]:  # type: ignore[override]
+    def _run(self, x: Array) -> tuple[Array]:
         return (np.asarray(np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)),)

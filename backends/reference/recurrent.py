@@ -47,6 +47,12 @@ class _Recurrent(Kernel):
     gates: int
     states: int
     default_activations: Sequence[str]
+    # set by the base class from the node
+    activations: list[str] | None
+    activation_alpha: list[float] | None
+    activation_beta: list[float] | None
+    clip: float | None
+    direction: str
 
     def _activations(self, direction: int) -> list[Activation]:
         count = len(self.default_activations)
@@ -73,7 +79,7 @@ class _Recurrent(Kernel):
     def _step(self, weights: tuple[Array, ...], functions: list[Activation]) -> Step:
         raise NotImplementedError
 
-    def _run(self, x, w, r, b=None, lengths=None, *rest, **_):  # type: ignore[no-untyped-def,override]
+    def _run(self, x, w, r, b=None, lengths=None, *rest, **_):  # type: ignore[no-untyped-def]
         batch_first = bool(getattr(self, "layout", 0))
         first = [
             item.swapaxes(0, 1) if batch_first and item is not None else item
@@ -123,6 +129,7 @@ class LSTM(_Recurrent):
     """ONNX LSTM; gate order i, o, f, c."""
 
     gates, states = 4, 2
+    input_forget: int
     default_activations = ("Sigmoid", "Tanh", "Tanh")
 
     def _step(self, weights: tuple[Array, ...], functions: list[Activation]) -> Step:
@@ -147,6 +154,7 @@ class GRU(_Recurrent):
     """ONNX GRU; gate order z, r, h."""
 
     gates, states = 3, 1
+    linear_before_reset: int
     default_activations = ("Sigmoid", "Tanh")
 
     def _step(self, weights: tuple[Array, ...], functions: list[Activation]) -> Step:

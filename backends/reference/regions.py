@@ -162,7 +162,7 @@ def _is_plain_gemm(layer: ir.Node) -> bool:
     if bias is None:
         return factors[0] == 1
     row = bias.shape is not None and all(size == 1 for size in list(bias.shape)[:-1])
-    return factors == (1, 1) and row and bias.dtype == ir.DataType.FLOAT
+    return factors == (1.0, 1.0) and row and bias.dtype == ir.DataType.FLOAT
 
 
 def _bias(bias: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:

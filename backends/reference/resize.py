@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from onnx.reference.ops._op_list import Resize as _SlowResize
 
-from .base import Array, is_float, wide
+from .base import Array, Integers, is_float, wide
 
 # (output index, scale, input size, output size) -> input coordinate
 _COORDINATES: Mapping[str, Callable[[Array, float, int, int], Array]] = {
@@ -26,10 +26,10 @@ _NEAREST: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-class Resize(_SlowResize):  # type: ignore[misc]
+class Resize(_SlowResize):
     """ONNX Resize."""
 
-    def _run(self, X, roi=None, scales=None, sizes=None, **attributes):  # type: ignore[no-untyped-def]
+    def _run(self, X, roi=None, scales=None, sizes=None, **attributes):  # type: ignore[no-untyped-def,override]
         mode, where = attributes["mode"], attributes["coordinate_transformation_mode"]
         plain = (
             where in _COORDINATES
@@ -65,7 +65,7 @@ def _target(
     return factors, target
 
 
-def _stencil(x: Array, size: int, mode: str, attributes: Mapping[str, object]) -> tuple[Array, Array]:
+def _stencil(x: Array, size: int, mode: str, attributes: Mapping[str, object]) -> tuple[Integers, Array]:
     """Return input indices and weights, both [outputs, taps]; indices are clamped to the edge."""
     if mode == "nearest":
         nearest = _NEAREST[str(attributes.get("nearest_mode") or "round_prefer_floor")](x)
@@ -95,7 +95,7 @@ def _cubic(t: Array, a: float) -> Array:
     return np.stack([far(1 + t), near(t), near(1 - t), far(2 - t)], axis=1)
 
 
-def _interpolate(x: Array, axis: int, index: Array, weight: Array) -> Array:
+def _interpolate(x: Array, axis: int, index: Integers, weight: Array) -> Array:
     if index.shape[1] == 1:
         return np.take(x, index[:, 0], axis=axis)
     shape = [1] * x.ndim

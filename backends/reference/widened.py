@@ -45,7 +45,7 @@ def widened(kernel: type[OpRun]) -> type[OpRun]:
 class LRN(Kernel):
     """ONNX LRN over any rank: x / (bias + alpha / size * sum of squares over nearby channels) ** beta."""
 
-    def _run(  # type: ignore[override]
+    def _run(
         self,
         x: Array,
         alpha: float | None = None,
@@ -66,7 +66,7 @@ class LRN(Kernel):
 class LpNormalization(Kernel):
     """ONNX LpNormalization: x / |x|_p along an axis, 0 where the norm is 0."""
 
-    def _run(self, x: Array, axis: int | None = None, p: int | None = None) -> tuple[Array]:  # type: ignore[override]
+    def _run(self, x: Array, axis: int | None = None, p: int | None = None) -> tuple[Array]:
         data = wide(x)
         axis = -1 if axis is None else axis
         total = (
