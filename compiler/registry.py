@@ -29,12 +29,26 @@ def _backend(module: str, cls: str) -> Callable[[], Backend]:
 
 
 PASSES: PassTable = {
+    "compact-constants": _pass("canonicalize.compact_constants", "CompactConstants"),
+    "dead-code": _pass("canonicalize.dead_code", "DeadCode"),
+    "dedupe-constants": _pass("canonicalize.dedupe_constants", "DedupeConstants"),
+    "eliminate": _pass("canonicalize.eliminate", "Eliminate"),
+    "fold-affine": _pass("canonicalize.fold_affine", "FoldAffine"),
+    "fold-batchnorm": _pass("canonicalize.fold_batchnorm", "FoldBatchnorm"),
     "fold-constants": _pass("canonicalize.fold_constants", "FoldConstants"),
+    "fold-pad": _pass("canonicalize.fold_pad", "FoldPad"),
+    "fold-shapes": _pass("canonicalize.fold_shapes", "FoldShapes"),
+    "relu-into-quantizer": _pass("canonicalize.relu_into_quantizer", "ReluIntoQuantizer"),
     "quantize": _pass("quantize.quantize", "Quantize"),
 }
 
 # A macro is a name for a pipeline text.
-MACROS: Mapping[str, str] = {}
+MACROS: Mapping[str, str] = {
+    "canonicalize-exact": "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
+    "dedupe-constants,dead-code",
+    "canonicalize": "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
+    "fold-pad,fold-batchnorm,fold-affine,dedupe-constants,dead-code",
+}
 
 BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "cpu": _backend("cpu.backend", "CpuBackend"),
