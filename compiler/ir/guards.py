@@ -15,6 +15,7 @@ import onnx
 from ..errors import ModelError
 from .source import MOST_NESTED, too_deep
 from .tensor_guards import check_dims, check_tensor
+from .text_guards import check_text
 
 OLDEST_OPSET = 7
 _OLDEST_IR = 3
@@ -50,15 +51,7 @@ def check_proto(proto: onnx.ModelProto) -> None:
     Raises:
         ModelError: see the helpers; every reason code is listed in `docs/errors.md`.
     """
-    try:
-        _check(proto)
-    except UnicodeDecodeError as err:
-        raise ModelError(
-            "bad-name", f"a name in the model is not UTF-8: {err}", "the file is damaged; export it again"
-        ) from err
-
-
-def _check(proto: onnx.ModelProto) -> None:
+    check_text(proto)
     _check_versions(proto)
     if proto.training_info:
         raise ModelError(
@@ -272,7 +265,7 @@ def _check_cycles(nodes: Sequence[onnx.NodeProto], scope: _Scope) -> None:
     stuck = [label(nodes[index]) for index, count in enumerate(waiting) if count]
     if stuck:
         raise ModelError(
-            "cycle",
+            "graph-cycle",
             f"{scope.where} has a cycle through {', '.join(stuck[:3])}",
             "a model is a graph without cycles; use Loop or Scan for recurrence",
         )

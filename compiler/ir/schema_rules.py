@@ -55,10 +55,8 @@ def check_schema(node: ir.Node, versions: dict[str, int]) -> None:
     form = _form(node.op_type, versions[node.domain], node.domain)
     _check_inputs(node, form)
     if not form.min_outputs <= len(node.outputs) <= form.max_outputs:
-        raise InvalidGraph(
-            "ir-schema",
-            f"{node_label(node)} has {len(node.outputs)} outputs, needs {form.min_outputs}-{form.max_outputs}",
-        )
+        fit = f"{form.min_outputs} to {form.max_outputs}"
+        raise InvalidGraph("ir-schema", f"{node_label(node)} has {len(node.outputs)} outputs, {fit} fit")
     _check_attributes(node, form)
 
 
@@ -81,7 +79,7 @@ def _check_attributes(node: ir.Node, form: _Form) -> None:
                 "ir-schema",
                 f"{node_label(node)} has the unknown attribute {name!r}; known: {sorted(form.attributes)}",
             )
-        if attr.type.name != kind.name:
+        if getattr(onnx.defs.OpSchema.AttrType, attr.type.name) != kind:
             raise InvalidGraph(
                 "ir-schema", f"attribute {name!r} of {node_label(node)} is of type {attr.type.name}"
             )
