@@ -86,8 +86,9 @@ def rank(nodes: Mapping[str, Sequence[str]], layers: LayerReport) -> list[str]:
 def _replay(artifact: Artifact, original: ir.Model, notes: list[str]) -> Rebuild | None:
     from ..driver.replay import PLAN, Replay
 
-    if PLAN not in artifact.manifest.files:
-        notes.append("the artifact has no quantization plan, so there are no layers to exclude")
+    # A plan is stored even when float was kept because it is faster.
+    if PLAN not in artifact.manifest.files or artifact.manifest.choice.precision == "float":
+        notes.append("the artifact is not quantized by a plan, so there are no layers to exclude")
         return None
     return Replay(artifact, original, notes)
 

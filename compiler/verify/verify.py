@@ -71,7 +71,7 @@ def verify_artifact(
     bisect: bool = False,
     max_drop: float = 0.5,
     rebuild: Rebuild | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Verify an artifact.
@@ -94,7 +94,7 @@ def verify_artifact(
         bisect: name the layers to leave in float.
         max_drop: loss of the metric, in its unit, that bisect restores.
         rebuild: makes the model with some nodes in float; None replays the artifact's own pipeline and plan.
-        threads: of the artifact's engine.
+        threads: of the artifact's engine; None takes every usable core.
         progress: called as `progress(label, done, total)`.
 
     Raises:
