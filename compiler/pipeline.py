@@ -1,7 +1,7 @@
 """Pipeline text: `canonicalize,quantize{bits=4 range=mse}` parses to passes and prints back.
 
 Grammar: passes separated by commas; options in braces, separated by blanks, as `key=value`. A value is a
-number, `true`, `false`, `none`, a bare word, or a double-quoted string. Macros stand for a whole text.
+number, `true`, `false`, `null`, a bare word, or a double-quoted string. Macros stand for a whole text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STEP = re.compile(
     r"\s*(?P<name>[a-z0-9][a-z0-9-]*)\s*(?:\{(?P<options>(?:[^{}\"]|\"[^\"]*\")*)\})?\s*(?P<end>,|$)"
 )
 _OPTION = re.compile(r"\s*(?P<key>[a-z_][a-z0-9_]*)=(?P<value>\"[^\"]*\"|[^\s{},\"=]+)(?=\s|$)")
-_WORDS: Mapping[str, Scalar] = {"true": True, "false": False, "none": None}
+_WORDS: Mapping[str, Scalar] = {"true": True, "false": False, "null": None}
 
 
 def parse_pipeline(text: str, table: PassTable, macros: Mapping[str, str]) -> list[Pass]:
@@ -149,7 +149,9 @@ def _parse_value(text: str) -> Scalar:
 
 
 def _print_value(value: object) -> str:
-    if value is None or isinstance(value, bool):
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
     bare = re.fullmatch(r"[^\s{},\"=]+", text) and (not isinstance(value, str) or _parse_value(text) == text)

@@ -29,25 +29,30 @@ def _backend(module: str, cls: str) -> Callable[[], Backend]:
 
 
 PASSES: PassTable = {
-    "compact-constants": _pass("canonicalize.compact_constants", "CompactConstants"),
-    "dead-code": _pass("canonicalize.dead_code", "DeadCode"),
-    "dedupe-constants": _pass("canonicalize.dedupe_constants", "DedupeConstants"),
-    "eliminate": _pass("canonicalize.eliminate", "Eliminate"),
-    "fold-affine": _pass("canonicalize.fold_affine", "FoldAffine"),
-    "fold-batchnorm": _pass("canonicalize.fold_batchnorm", "FoldBatchnorm"),
-    "fold-constants": _pass("canonicalize.fold_constants", "FoldConstants"),
-    "fold-pad": _pass("canonicalize.fold_pad", "FoldPad"),
     "fold-shapes": _pass("canonicalize.fold_shapes", "FoldShapes"),
+    "fold-constants": _pass("canonicalize.fold_constants", "FoldConstants"),
+    "eliminate": _pass("canonicalize.eliminate", "Eliminate"),
+    "fold-pad": _pass("canonicalize.fold_pad", "FoldPad"),
+    "fold-batchnorm": _pass("canonicalize.fold_batchnorm", "FoldBatchnorm"),
+    "fold-affine": _pass("canonicalize.fold_affine", "FoldAffine"),
+    "dedupe-constants": _pass("canonicalize.dedupe_constants", "DedupeConstants"),
+    "dead-code": _pass("canonicalize.dead_code", "DeadCode"),
     "relu-into-quantizer": _pass("canonicalize.relu_into_quantizer", "ReluIntoQuantizer"),
+    "compact-constants": _pass("canonicalize.compact_constants", "CompactConstants"),
+    "equalize": _pass("quantize.equalize", "Equalize"),
     "quantize": _pass("quantize.quantize", "Quantize"),
+    "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
 }
 
-# A macro is a name for a pipeline text.
+# A macro is a name for a pipeline text; a test compares these with the orders that passes/canonicalize gives.
 MACROS: Mapping[str, str] = {
-    "canonicalize-exact": "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
-    "dedupe-constants,dead-code",
-    "canonicalize": "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
-    "fold-pad,fold-batchnorm,fold-affine,dedupe-constants,dead-code",
+    "canonicalize-exact": (
+        "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,dedupe-constants,dead-code"
+    ),
+    "canonicalize": (
+        "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
+        "fold-pad,fold-batchnorm,fold-affine,dedupe-constants,dead-code"
+    ),
 }
 
 BACKENDS: Mapping[str, Callable[[], Backend]] = {

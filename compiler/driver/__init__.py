@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..ir.importer import ModelSource
     from .choose import Choice
     from .job import Inputs, Job, Progress
-    from .report import CompileReport
+    from .report import CompileReport, Repeat
     from .variants import Variants
 
 
@@ -106,7 +106,7 @@ def compile_recipe(
     inputs: Inputs | None = None,
     verify_each: bool = False,
     dump_ir: Path | None = None,
-    measured: str | None = None,
+    repeat: Repeat | None = None,
 ) -> CompileResult:
     """Compile what a recipe says.
 
@@ -116,7 +116,7 @@ def compile_recipe(
         inputs: what the caller has in memory.
         verify_each: full check after every pass.
         dump_ir: folder for the model after import and every pass.
-        measured: earlier measurements to repeat in the artifact (a rebuild with a pinned choice).
+        repeat: what a rebuild takes over from the artifact instead of measuring it again.
 
     Raises:
         ParedError: as `compile_model`.
@@ -140,14 +140,15 @@ def compile_recipe(
         oracle = Oracle(
             variants.models, golden_inputs(job.ctx.calibration, job.signature, recipe.seed), recipe.seed
         )
-        choice = choose(job, variants, oracle, scratch)
+        pinned = recipe.choice if repeat is None else repeat.choice.candidate
+        choice = choose(job, variants, oracle, scratch, pinned)
         clock.lap("choose")
         report = _report(job, variants, choice, clock)
         job.ctx.check_cancelled()
         if out is None:
             return CompileResult(report, None)
         attachments = variants.attachments
-        return CompileResult(report, write_artifact(job, choice, oracle, report, attachments, out, measured))
+        return CompileResult(report, write_artifact(job, choice, oracle, report, attachments, out, repeat))
 
 
 def _variants(job: Job, verify_each: bool, dump_ir: Path | None) -> Variants:
@@ -167,7 +168,8 @@ def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> Comp
     sizes = [Path(file).stat().st_size for file in choice.payload.files.values() if isinstance(file, Path)]
     source_bytes = 0 if path is None else path.stat().st_size
     return CompileReport(
-        source=None if path is None else str(path.absolute()),
+        # The path as the recipe has it: a rebuild may find the same file elsewhere.
+        source=job.recipe.model,
         source_sha256=job.imported.sha256,
         source_bytes=source_bytes
         + sum((path.parent / f).stat().st_size for f in job.imported.external if path),

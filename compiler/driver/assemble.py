@@ -22,7 +22,7 @@ from ..records import to_json
 from .choose import Choice
 from .job import Job
 from .oracle import Oracle
-from .report import CompileReport
+from .report import CompileReport, Repeat
 
 _TOOLS = ("pared", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 REPORT = "reports/compile.json"
@@ -36,11 +36,11 @@ def write_artifact(
     report: CompileReport,
     attachments: dict[str, str],
     out: Path,
-    measured: str | None,
+    repeat: Repeat | None,
 ) -> Artifact:
     """Write everything at once; an older artifact at `out` is replaced whole.
 
-    `measured` is the text of an earlier `reports/measured.json` to repeat (a rebuild); None writes this run's.
+    With `repeat`, a rebuild, choice and measurements are those of the artifact that is built again.
 
     Raises:
         ArtifactError: occupied, unwritable or full.
@@ -50,14 +50,16 @@ def write_artifact(
             writer.add(name, content)
         writer.add_golden(oracle.inputs, choice.outputs)
         writer.add(REPORT, _text(_stable(report)))
-        writer.add(MEASURED, measured if measured is not None else _text(_varying(report)))
+        writer.add(MEASURED, _text(_varying(report)) if repeat is None else repeat.measured)
         writer.add("reports/recipe.yaml", job.recipe.text())
         for name, text in attachments.items():
             writer.add(f"reports/{name}", text)
-        return open_artifact(writer.commit(_manifest(job, choice, oracle, report)))
+        return open_artifact(writer.commit(_manifest(job, choice, oracle, report, repeat)))
 
 
-def _manifest(job: Job, choice: Choice, oracle: Oracle, report: CompileReport) -> Manifest:
+def _manifest(
+    job: Job, choice: Choice, oracle: Oracle, report: CompileReport, repeat: Repeat | None
+) -> Manifest:
     calibration = job.ctx.calibration
     return Manifest(
         name=job.imported.model.graph.name or "model",
@@ -66,7 +68,7 @@ def _manifest(job: Job, choice: Choice, oracle: Oracle, report: CompileReport) -
         engine=EngineRecord(
             backend=job.backend.name, name=choice.payload.engine, options=dict(choice.payload.options)
         ),
-        choice=ChoiceRecord(candidate=choice.name, precision=choice.variant, why=_first_why(choice)),
+        choice=_choice(choice) if repeat is None else repeat.choice,
         pipeline=job.recipe.pipeline or "",
         recipe=job.recipe.model_dump(mode="json"),
         source=SourceRecord(
@@ -86,9 +88,10 @@ def _manifest(job: Job, choice: Choice, oracle: Oracle, report: CompileReport) -
     )
 
 
-def _first_why(choice: Choice) -> str:
+def _choice(choice: Choice) -> ChoiceRecord:
     # Ratios differ from run to run; the manifest names the kind of reason, measured.json the figures.
-    return "measured" if len(choice.candidates) > 1 else "only candidate"
+    why = "measured" if len(choice.candidates) > 1 else "only candidate"
+    return ChoiceRecord(candidate=choice.name, precision=choice.variant, why=why)
 
 
 def _stable(report: CompileReport) -> object:

@@ -58,7 +58,7 @@ class _Candidate:
     record: CandidateRecord
 
 
-def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path) -> Choice:
+def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: str | None = None) -> Choice:
     """Return the candidate to ship.
 
     A pinned choice (a rebuild) is built and checked but not timed. A target that does not run here gets the
@@ -67,7 +67,7 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path) -> Choic
     Raises:
         ParedError: no candidate verifies; lists what each failed by.
     """
-    wanted = _wanted(job, variants)
+    wanted = _wanted(job, variants, pinned)
     with _built(job, variants, wanted, scratch) as (candidates, refused):
         if not candidates:
             raise _none_left(refused)
@@ -76,13 +76,13 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path) -> Choic
         for candidate in _by_preference(timed, asked, job.recipe.force):
             outputs = _verify(candidate, oracle)
             if candidate.record.verified:
-                why = _why(candidate, timed, asked, job.recipe.choice is not None)
+                why = _why(candidate, timed, asked, pinned is not None)
                 records = [_final(c.record, candidate, why) for c in timed] + refused
                 return Choice(candidate.variant, candidate.payload, outputs, tuple(records), why)
         raise _none_left([c.record for c in timed] + refused)
 
 
-def _wanted(job: Job, variants: Variants) -> list[tuple[str, str]]:
+def _wanted(job: Job, variants: Variants, pinned: str | None) -> list[tuple[str, str]]:
     """Return the (variant, engine) pairs to build, the asked precision first."""
     engines = list(job.backend.engines(job.target))
     if job.recipe.engine is not None:
@@ -94,14 +94,12 @@ def _wanted(job: Job, variants: Variants) -> list[tuple[str, str]]:
             )
         engines = [job.recipe.engine]
     pairs = [(variant, engine) for variant in reversed(variants.models) for engine in engines]
-    if job.recipe.choice is None:
+    if pinned is None:
         return pairs
-    pinned = [pair for pair in pairs if "/".join(pair) == job.recipe.choice]
-    if not pinned:
-        raise PipelineError(
-            "unknown-choice", f"candidate {job.recipe.choice!r} cannot be built here; {pairs} can"
-        )
-    return pinned
+    found = [pair for pair in pairs if "/".join(pair) == pinned]
+    if not found:
+        raise PipelineError("unknown-choice", f"candidate {pinned!r} cannot be built here; {pairs} can")
+    return found
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ class Oracle:
         """Return the largest |difference| / bound over samples and outputs; above 1 is a failure."""
         want, bounds = self._of(variant)
         pairs = [(w[name], g[name], bounds[name]) for w, g in zip(want, outputs, strict=True) for name in w]
-        return max((bound.used(w, g) for w, g, bound in pairs), default=0.0)
+        return max((_used(*pair) for pair in pairs), default=0.0)
 
     def _of(self, variant: str) -> tuple[list[dict[str, Array]], dict[str, Bound]]:
         from ...backends.reference import evaluate
@@ -43,3 +44,13 @@ class Oracle:
             want = [evaluate(model, inputs) for inputs in self.inputs]
             self._known[variant] = want, derive_bound(model, self.inputs, self._seed)
         return self._known[variant]
+
+
+def _used(want: Array, got: Array, bound: Bound) -> float:
+    """Return the largest difference as a share of the bound; infinite where a zero bound is exceeded."""
+    from ...backends.reference.bound import largest_difference
+
+    if want.shape != got.shape:
+        return math.inf
+    difference, limit = largest_difference(got, want), bound.limit(want)
+    return difference / limit if limit else (math.inf if difference else 0.0)

@@ -61,8 +61,14 @@ def default_pipeline(precision: Precision | None, level: int) -> str:
     steps = [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
     if precision is not None:
         steps += ["equalize"] if level >= 3 and precision.activations is not None else []
-        steps += [_quantize(precision, level), "relu-into-quantizer", "dead-code"]
+        steps += [_quantize(precision, level), _recurrent(precision), "relu-into-quantizer"]
+    steps += ["compact-constants", "dead-code"] if level >= 1 else []
     return ",".join(step for step in steps if step)
+
+
+def _recurrent(precision: Precision) -> str:
+    """Recurrent weights are stored in 8 bits, or 4 when that few were asked for; their arithmetic stays float."""
+    return "quantize-recurrent{bits=4}" if precision.weights <= 4 else "quantize-recurrent"
 
 
 def _quantize(precision: Precision, level: int) -> str:

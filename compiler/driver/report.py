@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..artifact.manifest import ChoiceRecord
 from ..backend import Signature
 from ..ir.stats import Counts
 from ..manager import PassRecord
@@ -88,3 +89,16 @@ class CompileReport:
     candidates: tuple[CandidateRecord, ...]
     chosen: str
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a rebuild takes over from the artifact, because measuring it again would give other numbers.
+
+    Attributes:
+        choice: the candidate that was kept, and why.
+        measured: text of `reports/measured.json`.
+    """
+
+    choice: ChoiceRecord
+    measured: str

@@ -92,3 +92,10 @@ def test_every_registered_pass_loads_under_its_own_name(name: str) -> None:
 @pytest.mark.parametrize("macro", sorted(MACROS))
 def test_every_macro_parses(macro: str) -> None:
     assert parse_pipeline(macro, PASSES, MACROS)
+
+
+def test_the_canonicalize_macros_are_the_orders_that_the_passes_give() -> None:
+    from pared.passes.canonicalize import EXACT_ORDER, ORDER
+
+    assert MACROS["canonicalize-exact"] == ",".join(EXACT_ORDER)
+    assert MACROS["canonicalize"] == ",".join(ORDER)
