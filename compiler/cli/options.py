@@ -41,8 +41,8 @@ Threads = Annotated[
     int,
     typer.Option(
         "--threads",
-        min=0,
-        help="Threads of the engine; 0 lets it take every usable core.",
+        min=1,
+        help="Threads of the engine.",
         rich_help_panel="Engine",
     ),
 ]

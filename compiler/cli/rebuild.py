@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from ..errors import PipelineError
+from . import exitcodes, options, render
+from .console import progress_bars
 from .outcome import Outcome
+from .units import plural
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import RenderableType
+
+    from ..rebuild import RebuildReport
 
 
 def rebuild(
     artifact: options.ArtifactPath,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare the bytes only, write nothing; exit 1 on a difference.")
+        bool,
+        typer.Option("--check", help="Compare only and keep nothing; the default without -o."),
     ] = False,
     model: Annotated[
         Path | None,
@@ -32,10 +38,7 @@ def rebuild(
     calib_data: Annotated[
         Path | None,
         typer.Option(
-            "--calib-data",
-            metavar="C.npz",
-            help="The calibration samples, if they moved.",
-            rich_help_panel=options.DATA,
+            metavar="C.npz", help="The calibration samples, if they moved.", rich_help_panel=options.DATA
         ),
     ] = None,
     output: Annotated[
@@ -57,4 +60,25 @@ def rebuild(
 
     [bold]Example:[/bold]  pared rebuild OUT --check
     """
-    raise NotImplementedError
+    if check and output is not None:
+        raise PipelineError(
+            "usage", "--check keeps nothing, -o keeps the rebuilt artifact", "give one of them"
+        )
+    from ..rebuild import rebuild_artifact
+
+    with progress_bars(as_json=as_json, quiet=quiet) as progress:
+        report = rebuild_artifact(
+            artifact, model=model, calibration=calib_data, output=output, progress=progress
+        )
+    code = exitcodes.CLEAN if report.same else exitcodes.FINDING
+    return Outcome(report, lambda: show(report), as_json, quiet, code)
+
+
+def show(report: RebuildReport) -> RenderableType:
+    """Return the view of a report, the first difference first."""
+    kept = None if report.output is None else f"kept at {report.output}"
+    if report.same:
+        verdict = f"{plural(report.files, 'file')} rebuilt as {report.candidate}: the same bytes"
+        return render.page(render.styled(verdict, "good"), kept)
+    verdict = f"{plural(len(report.differences), 'difference')} after rebuilding {report.candidate}"
+    return render.page(render.styled(verdict, "bad"), render.bullets(report.differences), kept)

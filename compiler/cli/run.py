@@ -50,7 +50,7 @@ def run(
     from ..run_file import run_file
 
     with progress_bars(as_json=as_json, quiet=quiet) as progress:
-        report = run_file(artifact, input_file, output_file, threads=threads or None, progress=progress)
+        report = run_file(artifact, input_file, output_file, threads=threads, progress=progress)
     return Outcome(report, lambda: show(report), as_json, quiet)
 
 

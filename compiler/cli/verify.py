@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import exitcodes, options
+from .console import progress_bars
 from .outcome import Outcome
+from .verify_view import show
 
 CHECK = "Checks"
 
@@ -26,6 +28,15 @@ Reference = Annotated[
         metavar="M.onnx",
         help="Float original to compare layers with; default: the source model that the artifact names.",
         rich_help_panel=options.DATA,
+    ),
+]
+MaxDrop = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        metavar="POINTS",
+        help="Loss of the metric that --bisect brings the artifact within.",
+        rich_help_panel=CHECK,
     ),
 ]
 SampleCount = Annotated[
@@ -77,7 +88,9 @@ def verify(
     rtol: Rtol = None,
     atol: Atol = None,
     bisect: Bisect = False,
+    max_drop: MaxDrop = 0.5,
     layers: Layers = 10,
+    threads: options.Threads = 1,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Outcome:
@@ -87,4 +100,22 @@ def verify(
 
     [bold]Example:[/bold]  pared verify OUT --data TEST.npz --bisect
     """
-    raise NotImplementedError
+    from ..verify import verify_artifact
+
+    with progress_bars(as_json=as_json, quiet=quiet) as progress:
+        report = verify_artifact(
+            artifact,
+            data,
+            reference_model=reference,
+            metric=metric,
+            rtol=options.parse_tolerances("--rtol", rtol),
+            atol=options.parse_tolerances("--atol", atol),
+            samples=samples,
+            layers=layers > 0,
+            bisect=bisect,
+            max_drop=max_drop,
+            threads=threads,
+            progress=progress,
+        )
+    code = exitcodes.CLEAN if report.passed else exitcodes.FINDING
+    return Outcome(report, lambda: show(report, layers), as_json, quiet, code)
