@@ -67,7 +67,7 @@ def default_pipeline(precision: Precision | None, level: int) -> str:
 
 
 def _recurrent(precision: Precision) -> str:
-    """Recurrent weights are stored in 8 bits, or 4 when that few were asked for; their arithmetic stays float."""
+    """Recurrent weights are stored in 8 bits, or in 4 when that few were asked for; they compute in float."""
     return "quantize-recurrent{bits=4}" if precision.weights <= 4 else "quantize-recurrent"
 
 
