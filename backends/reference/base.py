@@ -37,14 +37,14 @@ def accumulator(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 
 # While set, quantizers hand the values they are about to round through it, with their number of levels.
-Jitter = Callable[[Array, int], Array]
+Jitter = Callable[[OpRun, Array, int], Array]
 active_jitter: contextvars.ContextVar[Jitter | None] = contextvars.ContextVar("jitter", default=None)
 
 
-def jittered(values: Array, levels: int) -> Array:
-    """Return values that are about to be rounded to `levels` integers, disturbed if anyone asked for it."""
+def jittered(node: OpRun, values: Array, levels: int) -> Array:
+    """Return values that `node` is about to round to `levels` integers, disturbed if anyone asked for it."""
     jitter = active_jitter.get()
-    return values if jitter is None else jitter(values, levels)
+    return values if jitter is None else jitter(node, values, levels)
 
 
 class Kernel(OpRun):

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ...compiler.backend import Array, Arrays
 from ...compiler.errors import DataError
+from ...compiler.ir.walk import bodies
 from .base import active_jitter, is_float
 from .evaluator import Evaluator
 from .noise import Noise, unit_roundoff
@@ -77,25 +78,35 @@ def derive_bound(model: ir.Model, samples: Sequence[Arrays], seed: int) -> dict[
     """
     if not samples:
         raise DataError("no-samples", "a bound needs at least one sample", "pass some inputs of the model")
-    evaluator = Evaluator(model)
+    evaluator, constants = Evaluator(model), constant_values(model)
     spread = dict.fromkeys(evaluator.outputs, 0.0)
     last: Mapping[str, Array] = {}
     for index, sample in enumerate(samples):
         last = evaluator.run(sample)
         for run in range(RUNS):
-            noisy = _disturbed(evaluator, sample, np.random.default_rng([seed, index, run]))
+            noise = Noise(np.random.default_rng([seed, index, run]), constants)
+            noisy = _disturbed(evaluator, sample, noise)
             for name, want in last.items():
                 spread[name] = max(spread[name], _deviation(noisy[name], want))
     return {name: _bound(spread[name], last[name], len(samples)) for name in evaluator.outputs}
 
 
-def _disturbed(evaluator: Evaluator, sample: Arrays, rng: np.random.Generator) -> dict[str, Array]:
-    noise = Noise(rng)
+def _disturbed(evaluator: Evaluator, sample: Arrays, noise: Noise) -> dict[str, Array]:
     token = active_jitter.set(noise.jitter)
     try:
         return evaluator.run(sample, noise.disturb)
     finally:
         active_jitter.reset(token)
+
+
+def constant_values(model: ir.Model) -> frozenset[str]:
+    """Return the names of the main graph's values that do not depend on its inputs."""
+    constant: set[ir.Value] = {v for v in model.graph.initializers.values() if not v.is_graph_input()}
+    for node in model.graph:
+        inputs = (value for value in node.inputs if value is not None)
+        if not bodies(node) and all(value in constant for value in inputs):
+            constant.update(node.outputs)
+    return frozenset(value.name for value in constant if value.name)
 
 
 def _deviation(got: Array, want: Array) -> float:

@@ -24,17 +24,8 @@ def exact_dtype(x: Array, w: Array, terms: int) -> np.dtype[np.generic]:
     return np.dtype(np.float32 if largest < 2**24 else np.float64)
 
 
-def requantize(
-    total: Array, factor: Array, zero: int, kind: np.dtype[np.generic], clip: tuple[Array, Array]
-) -> Array:
-    """Return `saturate(round_half_even(float32(total) * factor) + zero)` with `clip` in quantized units."""
-    low, high = RANGES[kind.name]
-    real = jittered(np.asarray(total.astype(np.float32) * factor), high - low + 1)
-    return round_to(np.clip(real, *clip), zero, kind)
-
-
 def round_to(real: Array, zero: int, kind: np.dtype[np.generic]) -> Array:
-    """Round half to even, add the zero point, saturate."""
+    """Return `saturate(round_half_even(real) + zero)`."""
     low, high = RANGES[kind.name]
     return np.asarray(
         np.clip(np.rint(real).astype(np.float64) + zero, low, high).astype(np.int32).astype(kind)
@@ -101,7 +92,11 @@ class _IntegerLayer(Kernel):
         scale = y_scale.astype(np.float32).reshape(())
         zero = 0 if y_zero is None else int(y_zero.reshape(()))
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(output_dtype))
-        return (requantize(total, unit / scale, zero, kind, clip_in_steps(low, high, scale)),)
+        low_kind, high_kind = RANGES[kind.name]
+        steps = jittered(
+            self, np.asarray(total.astype(np.float32) * (unit / scale)), high_kind - low_kind + 1
+        )
+        return (round_to(np.clip(steps, *clip_in_steps(low, high, scale)), zero, kind),)
 
 
 def clip_in_steps(low: float, high: float, scale: Array) -> tuple[Array, Array]:

@@ -54,7 +54,7 @@ class QuantizeLinear(_QuantizeLinear):
             )  # fmt: skip
         low, high = RANGES[target.name]
         ratio = _single(x) / spread(_single(y_scale), x.shape, axis, block_size)
-        ratio = jittered(ratio, high - low + 1)
+        ratio = jittered(self, ratio, high - low + 1)
         whole = np.rint(np.nan_to_num(ratio, nan=0.0, posinf=np.inf, neginf=-np.inf)).astype(np.float64)
         if zero_point is not None:
             whole += spread(zero_point.astype(np.float64), x.shape, axis, block_size)

@@ -68,12 +68,20 @@ _APPROXIMATED = frozenset(
     ["Sigmoid", "Tanh", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "Softsign", "LSTM", "GRU", "RNN"]
 )
 _APPROXIMATED_ULPS = 8.0
+_ULPS = {"Mul": 1.0, "Div": 1.0, "Sqrt": 1.0, "PRelu": 1.0, "LeakyRelu": 1.0, "Reciprocal": 1.0}
 
-# A quantizer's values are moved by this many rounding errors of the largest one. Ties are rare events: this
-# makes a few runs meet as many of them as some hundred samples would.
-TIE_WIDENING = 256.0
-# With so many levels or more, one value in every quantizer also moves by a whole step.
+# The values of fine quantizers are moved by this many rounding errors of the largest one. Ties are rare: this
+# makes a few runs meet as many of them as some dozens of samples would. One value moves by a whole step.
+TIE_WIDENING = 16.0
 _FINE_LEVELS = 64
+
+# Every engine adds in at least so many lanes or blocks, so fewer rounding errors follow each other.
+_LANES = 8
+
+# Whole numbers below 2^24 go through these without rounding, in any order.
+_EXACT_ON_INTEGERS = frozenset(
+    ["Add", "Sub", "Mul", "Sum", "ReduceSum", "Conv", "ConvTranspose", "Gemm", "MatMul"]
+)
 
 Inputs = Sequence[Array | None]
 Size = Callable[[OpRun, Inputs, Array, float], Array]
@@ -88,12 +96,15 @@ def unit_roundoff(array: npt.NDArray[np.generic]) -> float:
 class Noise:
     """Random errors for one run; the hook of an `Evaluator` and the jitter of its quantizers."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, constants: frozenset[str] = frozenset()) -> None:
         self._rng = rng
+        self._constants = constants
 
     def disturb(self, node: OpRun, inputs: Inputs, outputs: Sequence[Array]) -> Sequence[Array]:
         """Return float outputs moved by up to their operator's rounding error."""
-        if node.op_type in EXACT or node.domain == REFERENCE_DOMAIN:
+        if node.op_type in EXACT or node.domain == REFERENCE_DOMAIN or node.output[0] in self._constants:
+            return outputs
+        if node.op_type in _EXACT_ON_INTEGERS and all(_is_whole(x) for x in (*inputs, *outputs)):
             return outputs
         return [self._disturbed(node, inputs, out) if _has_floats(out) else out for out in outputs]
 
@@ -101,18 +112,34 @@ class Noise:
         size = SIZES.get(node.op_type, _relative)(node, inputs, out, unit_roundoff(out))
         return np.asarray(out + self._uniform(out.shape) * size).astype(out.dtype)
 
-    def jitter(self, values: Array, levels: int) -> Array:
-        """Return values about to be rounded, moved so that near ties may fall either way."""
+    def jitter(self, node: OpRun, values: Array, levels: int) -> Array:
+        """Return values about to be rounded, moved so that near ties may fall either way.
+
+        Coarse quantizers see only the errors of the operators before them: their steps are no small events.
+        """
+        if levels < _FINE_LEVELS or node.output[0] in self._constants:
+            return values
         largest = float(np.abs(values[np.isfinite(values)]).max(initial=0))
         size = min(TIE_WIDENING * 2.0**-24 * max(largest, 1.0), 0.5)
         moved = np.asarray(values + self._uniform(values.shape) * size)
-        if levels >= _FINE_LEVELS and moved.size:
+        if moved.size:
             flat = moved.reshape(-1)
             flat[self._rng.integers(flat.size)] += self._rng.choice([-1.0, 1.0])
         return moved.astype(values.dtype)
 
     def _uniform(self, shape: tuple[int, ...]) -> Array:
         return self._rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
+
+
+def _is_whole(array: Array | None) -> bool:
+    return array is None or (
+        float(np.abs(array).max(initial=0)) < 2**24 and np.array_equal(array, np.rint(array))
+    )
+
+
+def _accumulated(terms: int, unit: float) -> float:
+    """Return the relative error of a sum of so many products."""
+    return unit * math.sqrt(1 + terms / _LANES)
 
 
 def _has_floats(value: object) -> bool:
@@ -123,8 +150,8 @@ def _has_floats(value: object) -> bool:
 
 
 def _relative(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
-    """Correctly rounded or nearly so; polynomials get a few units more."""
-    size = _APPROXIMATED_ULPS * unit * np.abs(out.astype(np.float64))
+    """A few units of the result: products are rounded once, functions are polynomials."""
+    size = _ULPS.get(node.op_type, _APPROXIMATED_ULPS) * unit * np.abs(out.astype(np.float64))
     return np.asarray(size + _APPROXIMATED_ULPS / 2 * unit if node.op_type in _APPROXIMATED else size)
 
 
@@ -143,7 +170,7 @@ def _reduction(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
     mean = float(np.mean(np.abs(x.astype(np.float64)))) if x.size else 0.0
     largest = float(np.abs(out.astype(np.float64)).max())
     whole = mean * terms if node.op_type == "ReduceSum" else mean
-    return np.asarray(unit * math.sqrt(terms) * max(whole, largest))
+    return np.asarray(_accumulated(terms, unit) * max(whole, largest))
 
 
 def _normalization(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
@@ -182,7 +209,7 @@ def _conv(node: Any, inputs: Inputs, out: Array, unit: float) -> Array:
     filters = np.sqrt(np.square(w.astype(np.float64)).reshape(w.shape[0], -1).sum(axis=1))
     size = np.repeat(patches, w.shape[0] // group, axis=1) * filters.reshape(1, -1, *(1,) * (x.ndim - 2))
     bias = inputs[2] if len(inputs) > 2 else None
-    return np.asarray(unit * math.sqrt(math.prod(w.shape[1:]) + 1) * (size + _bias_size(bias, x.ndim)))
+    return np.asarray(_accumulated(math.prod(w.shape[1:]), unit) * (size + _bias_size(bias, x.ndim)))
 
 
 def _conv_transposed(node: Any, inputs: Inputs, out: Array, unit: float) -> Array:
@@ -194,7 +221,7 @@ def _conv_transposed(node: Any, inputs: Inputs, out: Array, unit: float) -> Arra
     pixel = math.sqrt(float(np.square(x.astype(np.float64)).sum(axis=1).max()))
     largest = float(np.sqrt(np.square(w.astype(np.float64)).reshape(*w.shape[:2], -1).sum(axis=(0, 2))).max())
     bias = inputs[2] if len(inputs) > 2 else None
-    return np.asarray(unit * math.sqrt(terms + 1) * (pixel * largest + _bias_size(bias, x.ndim)))
+    return np.asarray(_accumulated(terms, unit) * (pixel * largest + _bias_size(bias, x.ndim)))
 
 
 def _product(a: Array, b: Array, unit: float) -> Array:
@@ -203,7 +230,7 @@ def _product(a: Array, b: Array, unit: float) -> Array:
     columns = np.sqrt(
         np.square(b.astype(np.float64)).sum(axis=-2 if b.ndim > 1 else -1, keepdims=a.ndim > 1 < b.ndim)
     )
-    return np.asarray(unit * math.sqrt(a.shape[-1]) * rows * columns)
+    return np.asarray(_accumulated(a.shape[-1], unit) * rows * columns)
 
 
 def _matmul(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
@@ -239,8 +266,9 @@ def _recurrent(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
     rows = [float(np.sqrt(np.square(m.astype(np.float64)).sum(axis=-1)).max()) for m in (w, r)]
     data = float(np.sqrt(np.square(x.astype(np.float64)).sum(axis=-1)).max())
     terms = w.shape[-1] + r.shape[-1]
-    gates = math.sqrt(terms) * (rows[0] * data + rows[1] * math.sqrt(r.shape[-1]))
-    return np.asarray(unit * (gates + _APPROXIMATED_ULPS) * math.sqrt(max(x.shape[0], 1)))
+    # a sigmoid passes on a quarter of its input's error, a tanh all of it, damped by the gates
+    gates = _accumulated(terms, unit) * (rows[0] * data + rows[1] * math.sqrt(r.shape[-1])) / 4
+    return np.asarray((gates + unit * _APPROXIMATED_ULPS) * math.sqrt(max(x.shape[0], 1)))
 
 
 SIZES: Mapping[str, Size] = {

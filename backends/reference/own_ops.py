@@ -12,9 +12,11 @@ from ...compiler.ops.trunc import trunc_by_scale, trunc_by_width
 from .base import Array, Kernel, active_jitter, jittered
 
 
-def jittered_steps(x: Array, scale: Array, levels: int) -> Array:
+def jittered_steps(node: Kernel, x: Array, scale: Array, levels: int) -> Array:
     """Return `x` disturbed in units of `scale`; untouched, bit for bit, while no jitter is active."""
-    return x if active_jitter.get() is None else np.asarray(jittered(x / scale, levels) * scale, x.dtype)
+    return (
+        x if active_jitter.get() is None else np.asarray(jittered(node, x / scale, levels) * scale, x.dtype)
+    )
 
 
 class Quant(Kernel):
@@ -32,7 +34,7 @@ class Quant(Kernel):
         narrow: int = 1,
         rounding_mode: str = "ROUND",
     ) -> tuple[Array]:
-        x = jittered_steps(x, scale, 2 ** int(np.max(bit_width)))
+        x = jittered_steps(self, x, scale, 2 ** int(np.max(bit_width)))
         return (quant(x, scale, zero_point, bit_width, bool(signed), bool(narrow), rounding_mode),)
 
 
@@ -42,7 +44,7 @@ class BipolarQuant(Kernel):
     op_domain = QONNX_DOMAIN
 
     def _run(self, x: Array, scale: Array) -> tuple[Array]:
-        return (bipolar_quant(jittered(x, 2), scale),)
+        return (bipolar_quant(x, scale),)
 
 
 class Trunc(Kernel):
@@ -62,7 +64,7 @@ class Trunc(Kernel):
         narrow: int = 0,
         signed: int = 1,
     ) -> tuple[Array]:
-        x = jittered_steps(x, scale, 2 ** int(np.max(in_bits)))
+        x = jittered_steps(self, x, scale, 2 ** int(np.max(in_bits)))
         if out_bits is None:
             return (trunc_by_width(x, scale, zero_point, in_bits, fourth, rounding_mode),)
         flags = (bool(signed), bool(narrow), rounding_mode)
@@ -83,5 +85,4 @@ class MultiThreshold(Kernel):
         out_bias: float = 0.0,
         data_layout: str = "",
     ) -> tuple[Array]:
-        x = jittered(x, thresholds.shape[1] + 1)
         return (multithreshold(x, thresholds, float(out_scale), float(out_bias), data_layout),)
