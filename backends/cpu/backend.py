@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, ClassVar
 
 from ...compiler.backend import Executable, Payload, Verdict
 from ...compiler.errors import TargetError, nearest
-from ...compiler.ir.export import weight_bytes
-from ...compiler.pass_api import Context
-from ...compiler.target import Target
-from . import kernels, openvino_engine, ort_engine
+from . import openvino_engine, ort_session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ...compiler.pass_api import Context
+    from ...compiler.target import Target
 
 ENGINES = ("ort", "openvino")
 
@@ -28,6 +29,8 @@ class CpuBackend:
 
     def supports(self, node: ir.Node, target: Target) -> Verdict:
         """Take what the target allows and onnxruntime has a kernel for, given the node's dtypes."""
+        from . import kernels
+
         limit = target.allows(node)
         return limit if not limit.ok else kernels.verdict(node, _opset(node))
 
@@ -47,6 +50,8 @@ class CpuBackend:
             MissingTool: the engine is not installed.
             UnsupportedOp, InvalidGraph: the engine cannot run the model.
         """
+        from . import ort_engine
+
         _known(engine)
         _check_memory(model, target)
         ctx.check_cancelled()
@@ -63,7 +68,7 @@ class CpuBackend:
         """
         _known(engine)
         if engine == "ort":
-            return ort_engine.load(folder, threads)
+            return ort_session.load(folder, threads)
         return openvino_engine.load(folder, threads)
 
 
@@ -81,6 +86,8 @@ def _opset(node: ir.Node) -> int:
 
 
 def _check_memory(model: ir.Model, target: Target) -> None:
+    from ...compiler.ir.export import weight_bytes
+
     limit, need = target.memory.weights_bytes, weight_bytes(model)
     if limit is not None and need > limit:
         raise TargetError(

@@ -1,4 +1,4 @@
-"""Checks what onnxruntime makes of a quantized graph: which quantized layers it fuses and which stay float."""
+"""Checks what onnxruntime makes of a quantized graph: which layers run on integers, which stay float."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def check_fusion(model: ir.Model) -> Fusion:
     """Return what onnxruntime makes of a model, all optimisations on; `model` is not edited."""
     copy = model.clone()
     expand_custom_ops(copy)
-    nodes, dequantized = [], set()
+    nodes: list[onnx.NodeProto] = []
+    dequantized: set[str] = set()
     for graph in _graphs(ort.optimized_model(copy).graph):
         nodes.extend(graph.node)
         dequantized.update(

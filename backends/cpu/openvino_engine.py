@@ -7,16 +7,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-import onnx_ir as ir
-
 from ...compiler.backend import Array, Arrays, Payload, Signature
 from ...compiler.errors import DataError, MissingTool, UnsupportedOp
 from ...compiler.inputs import InputChecker
-from ...compiler.ir.export import signature_of
-from . import ort_engine
+from .ort_session import payload_path
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import openvino
 
 
@@ -32,6 +29,8 @@ def lower(model: ir.Model) -> Payload:
         MissingTool: OpenVINO is not installed.
     """
     _require()
+    from . import ort_engine
+
     return ort_engine.lower(model, engine="openvino")
 
 
@@ -43,7 +42,7 @@ def load(folder: Path, threads: int | None) -> OpenVinoExecutable:
         UnsupportedOp: OpenVINO cannot run the model.
     """
     _require()
-    return OpenVinoExecutable(ort_engine.payload_path(folder), threads)
+    return OpenVinoExecutable(payload_path(folder), threads)
 
 
 class OpenVinoExecutable:
@@ -104,6 +103,11 @@ def _compile(path: Path, threads: int | None) -> openvino.CompiledModel:
 
 
 def _read_signature(path: Path) -> Signature:
+    import onnx
+    import onnx_ir as ir
+
+    from ...compiler.ir.export import signature_of
+
     return signature_of(ir.from_proto(onnx.load(path, load_external_data=False)))
 
 

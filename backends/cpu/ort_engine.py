@@ -1,4 +1,4 @@
-"""Engine `ort`: a plain `model.onnx` that any onnxruntime runs, in a session tuned for latency."""
+"""Engine `ort`, compile time: a plain `model.onnx` that any onnxruntime runs."""
 
 from __future__ import annotations
 
@@ -12,40 +12,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ...compiler import ort
-from ...compiler.backend import Array, Arrays, Payload, Signature
-from ...compiler.errors import ArtifactError
-from ...compiler.inputs import InputChecker
+from ...compiler.backend import Payload
 from ...compiler.ir.export import save, to_bytes, weight_bytes
 from ...compiler.ops import expand_custom_ops
+from .ort_session import PAYLOAD
 
-PAYLOAD = "model.onnx"
 NAMES = "names.json"
 
 # Above this the weights lie in a file of their own, which is mapped into memory instead of parsed.
 EXTERNAL_BYTES = 256 << 20
-
-
-class OrtExecutable:
-    """A session of onnxruntime; `run` may be called from several threads at once."""
-
-    def __init__(self, model: bytes | Path, threads: int | None) -> None:
-        self._session = ort.make_session(model, threads=threads)
-        self._signature = ort.session_signature(self._session)
-        self._check = InputChecker(self._signature)
-        self._outputs = [port.name for port in self._signature.outputs]
-
-    @property
-    def signature(self) -> Signature:
-        """Inputs and outputs in order; sizes that onnxruntime does not know have the empty name."""
-        return self._signature
-
-    def run(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; raises `DataError` naming the input on a wrong name, dtype or shape."""
-        return ort.run_checked(self._session, self._check(inputs), self._outputs)
-
-    def close(self) -> None:
-        """Free the session."""
-        del self._session
 
 
 def lower(model: ir.Model, engine: str = "ort") -> Payload:
@@ -66,19 +41,6 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     weakref.finalize(payload, shutil.rmtree, folder, ignore_errors=True)
     ort.make_session(files[PAYLOAD], optimize="none", low_memory=True)
     return payload
-
-
-def load(folder: Path, threads: int | None) -> OrtExecutable:
-    """Load the payload from an artifact's folder; raises `ArtifactError` when it is not there."""
-    return OrtExecutable(payload_path(folder), threads)
-
-
-def payload_path(folder: Path) -> Path:
-    """Return where `model.onnx` lies in an artifact's folder; raises `ArtifactError` when it does not."""
-    path = folder / PAYLOAD
-    if not path.is_file():
-        raise ArtifactError("artifact-file-missing", f"{folder} has no {PAYLOAD}", "compile it again")
-    return path
 
 
 def _write(model: ir.Model, folder: Path) -> Mapping[str, bytes | Path]:

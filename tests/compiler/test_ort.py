@@ -166,8 +166,15 @@ def test_optimized_model_shows_fusion():
     assert [node.op_type for node in fused.graph.node] == ["FusedConv"]
 
 
-def test_kernels_list_versions():
-    assert (13, 2**31 - 1) in ort.kernels()["", "Abs"]
+def test_kernels_list_versions_and_dtypes():
+    found = [kernel for kernel in ort.kernels() if kernel.op_type == "Abs" and kernel.takes_version(13)]
+    assert {"tensor(float)"} in [kernel.types["T"] for kernel in found]
+
+
+def test_a_kernel_without_an_end_takes_its_own_version_only():
+    open_end = ort.Kernel("", "Abs", 13, 2**31 - 1, {})
+    assert [open_end.takes_version(since) for since in (12, 13, 14)] == [False, True, False]
+    assert ort.Kernel("", "Abs", 6, 12, {}).takes_version(9)
 
 
 def test_module_does_not_import_onnxruntime():
