@@ -49,7 +49,7 @@ def check_proto(proto: onnx.ModelProto) -> None:
     """Refuse a model that cannot be taken in, with a reason code and the name of what is wrong.
 
     Raises:
-        ModelError: see the helpers; every reason code is listed in `docs/errors.md`.
+        ModelError: see the helpers; the reason codes are in the tests of this module.
     """
     check_text(proto)
     _check_versions(proto)
@@ -201,6 +201,8 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scope: _Scope) -> None:
 
 def _check_attribute(node: onnx.NodeProto, attr: onnx.AttributeProto, scope: _Scope) -> None:
     where = f"attribute {attr.name!r} of {label(node)}"
+    for text in (attr.s, *attr.strings):
+        _check_utf8(text, where)
     if attr.HasField("sparse_tensor") or attr.sparse_tensors:
         raise ModelError("sparse-tensor", f"{where} is a sparse tensor", "store it dense")
     for tensor in ([attr.t] if attr.HasField("t") else []) + list(attr.tensors):
@@ -212,6 +214,13 @@ def _check_attribute(node: onnx.NodeProto, attr: onnx.AttributeProto, scope: _Sc
     for body in ([attr.g] if attr.HasField("g") else []) + list(attr.graphs):
         inner = _Scope(set(), scope, scope.depth + 1, f"the body {body.name!r} in {label(node)}")
         check_graph(body, inner)
+
+
+def _check_utf8(text: bytes, where: str) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError as err:
+        raise ModelError("bad-name", f"{where} is not UTF-8", "the file is damaged; export it again") from err
 
 
 def _check_graph_outputs(graph: onnx.GraphProto, scope: _Scope) -> None:

@@ -26,7 +26,7 @@ def check_text(proto: onnx.ModelProto) -> None:
             pending.extend(message.external_data)
             continue
         for field, content in message.ListFields():
-            many = content if field.is_repeated else [content]
+            many = [content] if isinstance(content, Message | str | bytes | int | float) else content
             if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
                 pending.extend(many)
             elif field.type == FieldDescriptor.TYPE_STRING:
@@ -36,8 +36,5 @@ def check_text(proto: onnx.ModelProto) -> None:
 def _check(key: str, texts: list[str]) -> None:
     for text in texts:
         if not isinstance(text, str):
-            raise ModelError(
-                "bad-name",
-                f"the text {text!r} (field {key}) is not UTF-8",
-                "the file is damaged; export it again",
-            )
+            finding = f"the text {text!r} (field {key}) is not UTF-8"
+            raise ModelError("bad-name", finding, "the file is damaged; export it again")

@@ -23,12 +23,12 @@ def by_op(model: ir.Model, op: str) -> ir.Node:
 
 def test_all_nodes_reaches_bodies() -> None:
     model = import_model(if_model()).model
-    assert [node.op_type for node in walk.all_nodes(model)] == ["Relu", "If", "Neg", "Abs"]
+    assert [node.op_type for node in walk.all_nodes(model)] == ["Relu", "If", "Abs", "Neg"]
 
 
 def test_all_graphs_gives_outer_before_inner() -> None:
     model = import_model(if_model()).model
-    assert [graph.name for graph in walk.all_graphs(model)] == ["g", "t", "e"]
+    assert [graph.name for graph in walk.all_graphs(model)] == ["g", "e", "t"]
 
 
 def test_constant_reads_an_initializer() -> None:
