@@ -130,6 +130,17 @@ class QuantPlan:
         note = f"left in float: {', '.join(sorted(gone))}"
         return dataclasses.replace(self, decisions=kept, notes=(*self.notes, note)) if gone else self
 
+    def weights_only(self, nodes: Collection[str]) -> QuantPlan:
+        """Return the plan with float activations and biases at these nodes; their weights stay integers."""
+        chosen = frozenset(nodes)
+        kept = {
+            site: d
+            for site, d in self.decisions.items()
+            if site.node not in chosen or d.role in ("weight", "table")
+        }
+        note = f"weights only: {', '.join(sorted(chosen))}"
+        return dataclasses.replace(self, decisions=kept, notes=(*self.notes, note)) if chosen else self
+
     def updated(self, changes: Mapping[Site, Decision]) -> QuantPlan:
         """Return the plan with some decisions replaced or added."""
         return dataclasses.replace(self, decisions={**self.decisions, **changes})

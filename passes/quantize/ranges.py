@@ -41,6 +41,13 @@ def split(samples: Samples) -> tuple[Samples, int]:
     return (samples.head(len(samples) - held), held) if held else (samples, len(samples))
 
 
+def held_out(samples: Samples, limit: int = 16) -> list[Batch]:
+    """Return the samples that judge, at most `limit` of the last ones."""
+    _, held = split(samples)
+    start = len(samples) - min(held, limit)
+    return list(itertools.islice(samples.batches(1), start, None))
+
+
 def choose_method(
     model: ir.Model,
     plan: QuantPlan,
@@ -51,7 +58,7 @@ def choose_method(
     percentile: float,
 ) -> tuple[Method, dict[str, Range]]:
     """Return the best method for this model and its ranges; one pass of histograms serves all methods."""
-    seen, held = split(samples)
+    seen, _ = split(samples)
     wanted = [value for value in walk.values_of(model.graph) if value.name in set(values)]
     histograms = count(model, wanted, seen, ctx)
     specs = {name: decision.spec for name, decision in plan.activations().items()}
@@ -62,7 +69,7 @@ def choose_method(
             for name, histogram in histograms.items()
         }
 
-    judge = Judge(model, list(itertools.islice(samples.batches(1), len(samples) - held, None)))
+    judge = Judge(model, held_out(samples, _MAX_HELD_OUT))
     best: tuple[float, Method, dict[str, Range]] | None = None
     for method in _TRIED:
         ctx.check_cancelled()
