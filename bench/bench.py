@@ -17,6 +17,7 @@ from ..compiler.backend import Array, Port, Signature
 from ..compiler.data import Samples, Source, open_samples
 from ..compiler.errors import DataError, ModelError, PipelineError
 from ..compiler.machine import Machine, find_machine
+from ..compiler.ort import usable_cores
 from ..compiler.records import Metric, Origin
 from .energy import measure_energy
 from .meter import PERCENTILES, Comparison, Latency, Progress, Ratio, compare_latency, pinned
@@ -78,7 +79,7 @@ def bench_artifact(
     iterations: int = 200,
     warmup: int = 20,
     duration: float | None = None,
-    threads: int = 1,
+    threads: int | None = 1,
     batch: int = 1,
     percentiles: Sequence[float] = PERCENTILES,
     peers: Sequence[str] | None = None,
@@ -95,7 +96,7 @@ def bench_artifact(
         iterations: measured runs per candidate, over ten interleaved rounds.
         warmup: unmeasured runs before.
         duration: seconds to measure each candidate at least.
-        threads: per inference, of every candidate, pinned to as many cores.
+        threads: per inference, of every candidate, pinned to as many cores; None takes every usable core.
         batch: samples per inference; above 1 needs a symbolic leading dimension.
         percentiles: 0..100.
         peers: of `onnxruntime`, `openvino`; None takes onnxruntime.
@@ -108,6 +109,7 @@ def bench_artifact(
     Raises:
         ArtifactError, DataError, PipelineError, MissingTool: what is wrong with the request.
     """
+    threads = threads if threads is not None else usable_cores()
     _check_numbers(iterations, warmup, duration, threads, batch, percentiles)
     artifact = path if isinstance(path, Artifact) else open_artifact(path)
     names = tuple(DEFAULT_PEERS if peers is None else dict.fromkeys(peers))
@@ -136,7 +138,8 @@ def bench_artifact(
         found = probe(name, places[name], feeds[0], threads) if footprint else None
         metrics = _metrics(compared.latencies[name], batch, sizes[name], joules[name], found)
         candidates.append(CandidateReport(name, places[name], compared.latencies[name], metrics))
-    return _report(artifact, threads, cores, batch, compared, candidates, notes)
+    where = artifact.path if isinstance(path, Artifact) else Path(path)
+    return _report(artifact, where, threads, cores, batch, compared, candidates, notes)
 
 
 def _check_numbers(
@@ -255,6 +258,7 @@ def _metrics(
     if found is not None:
         own = None if found.own_bytes is None else float(found.own_bytes)
         lines += [
+            metric("import_time", found.import_ms, "ms", once),
             metric("load_time", found.load_ms, "ms", once),
             metric("first_run", found.first_run_ms, "ms", once),
             metric("peak_memory", found.peak_bytes, "bytes", "peak resident memory of one fresh process"),
@@ -270,6 +274,7 @@ def _metrics(
 
 def _report(
     artifact: Artifact,
+    where: Path,
     threads: int,
     cores: tuple[int, ...],
     batch: int,
@@ -280,7 +285,7 @@ def _report(
     manifest = artifact.manifest
     peers = [c.name for c in candidates if c.name != OWN]
     return BenchReport(
-        artifact=artifact.path,
+        artifact=where,
         target=manifest.target.name,
         engine=f"{manifest.engine.backend}/{manifest.engine.name}",
         precision=manifest.choice.precision,

@@ -53,7 +53,7 @@ def _first_line(err: Exception) -> str:
 
 # Kind -> (module that must be importable, maker of a runner).
 _KINDS: Mapping[str, tuple[str, Callable[[Path, int], Runner]]] = {
-    OWN: ("onnxruntime", _artifact),
+    OWN: ("pared.compiler.runtime", _artifact),
     "onnxruntime": ("onnxruntime", _onnxruntime),
     "openvino": ("openvino", _openvino),
 }
@@ -75,7 +75,7 @@ def check_peers(names: tuple[str, ...]) -> None:
 
 
 def import_engine(kind: str) -> None:
-    """Import the library behind a kind of candidate; raises `MissingTool` where it is not installed."""
+    """Import the library behind a candidate; raises `MissingTool` where it is not installed."""
     module = _KINDS[kind][0]
     try:
         importlib.import_module(module)
@@ -83,6 +83,18 @@ def import_engine(kind: str) -> None:
         raise MissingTool(
             "peer-missing", f"peer {kind} is not installed: {err}", f"pip install {module}"
         ) from err
+
+
+def import_all(kind: str, path: Path) -> None:
+    """Import everything that a candidate needs to load, the backend's modules of an artifact included."""
+    import_engine(kind)
+    if kind != OWN:
+        return
+    from ..compiler.artifact.read import read_manifest
+    from ..compiler.registry import BACKENDS
+
+    import_engine("onnxruntime")
+    BACKENDS[read_manifest(path).engine.backend]()
 
 
 def make_runner(kind: str, path: Path, threads: int) -> Runner:

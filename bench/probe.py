@@ -28,13 +28,15 @@ class Footprint:
     """What one fresh process needed.
 
     Attributes:
-        load_ms: from the file to ready to run; the engine's library is imported before.
+        import_ms: importing the engine's library, NumPy being there already.
+        load_ms: from the file to ready to run.
         first_run_ms: first inference.
         peak_bytes: peak resident memory of the whole process.
         own_bytes: `peak_bytes` beyond what was resident when the libraries were imported; None where the
             system does not tell.
     """
 
+    import_ms: float
     load_ms: float
     first_run_ms: float
     peak_bytes: int
@@ -107,9 +109,10 @@ def _peak() -> int:
 def measure_here(kind: str, path: Path, inputs: Arrays, threads: int) -> Footprint:
     """Load and run in this process, which should have done nothing else."""
     from .meter import pinned
-    from .peers import import_engine, make_runner
+    from .peers import import_all, make_runner
 
-    import_engine(kind)
+    begin = time.perf_counter()
+    import_all(kind, path)
     before = resident("VmRSS")
     with pinned(threads):
         start = time.perf_counter()
@@ -119,6 +122,7 @@ def measure_here(kind: str, path: Path, inputs: Arrays, threads: int) -> Footpri
         first = time.perf_counter()
     peak = _peak()
     return Footprint(
+        import_ms=(start - begin) * 1e3,
         load_ms=(loaded - start) * 1e3,
         first_run_ms=(first - loaded) * 1e3,
         peak_bytes=peak,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -19,7 +20,7 @@ from .records import BisectReport, LayerReport
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-LOSS_SAMPLES = 256
+LOSS_SAMPLES = 1000
 
 
 class Rebuild(Protocol):
@@ -54,7 +55,7 @@ def bisect_artifact(
         original: its imported float original.
         layers: the comparison with it, which tells whom to suspect first.
         metric: None measures the noise of the outputs in dB instead.
-        samples: with labels when there is a metric; the first 256 are used.
+        samples: with labels when there is a metric; the first 1000 are used.
         limit: largest loss accepted: drop of the metric in its unit, or noise in dB.
         rebuild: None replays the artifact's pipeline and plan.
         progress: called as `progress("bisect", trials done, trials known of)`.
@@ -66,11 +67,11 @@ def bisect_artifact(
     used = samples.head(LOSS_SAMPLES) if isinstance(samples, Samples) else samples
     if len(used) < len(samples):
         notes.append(f"bisect looks at the first {len(used)} of {len(samples)} samples")
-    loss = _loss(original, found, metric, used, progress)
-    measure = (
-        f"drop of {metric}" if metric is not None else "noise of the outputs against the float original, dB"
-    )
-    return find_guilty(rank(found.nodes, layers), loss, limit, measure=measure)
+    loss = _Loss(original, found, metric, used, progress)
+    noise = "noise of the outputs against the float original, dB"
+    measure = f"drop of {metric}" if metric is not None else noise
+    report = find_guilty(rank(found.nodes, layers), loss, limit, measure=measure)
+    return dataclasses.replace(report, note="; ".join(filter(None, (report.note, loss.trust()))))
 
 
 def rank(nodes: Mapping[str, Sequence[str]], layers: LayerReport) -> list[str]:
@@ -93,36 +94,52 @@ def _replay(artifact: Artifact, original: ir.Model, notes: list[str]) -> Rebuild
     return Replay(artifact, original, notes)
 
 
-def _loss(
-    original: ir.Model, rebuild: Rebuild, metric: str | None, samples: Samples | Batches, progress: Progress
-) -> Callable[[frozenset[str]], float]:
-    from ..ort import make_session, run_session
+class _Loss:
+    """The loss with some nodes in float, and how far chance may move it."""
 
-    reference = make_session(original)
-    done = 0
+    def __init__(
+        self,
+        original: ir.Model,
+        rebuild: Rebuild,
+        metric: str | None,
+        samples: Samples | Batches,
+        progress: Progress,
+    ) -> None:
+        self._reference = _runner(original)
+        self._rebuild = rebuild
+        self._metric = metric
+        self._samples = samples
+        self._progress = progress
+        self._trials = 0
+        self._error = 0.0
 
-    def loss(excluded: frozenset[str]) -> float:
-        nonlocal done
-        done += 1
-        progress("bisect", done, done + 1)
-        session = make_session(rebuild.without(excluded))
-        if metric is None:
-            return noise_db(
-                lambda inputs: run_session(reference, inputs),
-                lambda inputs: run_session(session, inputs),
-                samples,
-            )
-        assert isinstance(samples, Samples), "metrics are taken on data, not on golden samples"
-        result = compare_metric(
-            metric,
-            lambda inputs: run_session(reference, inputs),
-            lambda inputs: run_session(session, inputs),
-            samples,
-        )
-        assert result.drop is not None
+    def __call__(self, excluded: frozenset[str]) -> float:
+        self._trials += 1
+        self._progress("bisect", self._trials, self._trials + 1)
+        run = _runner(self._rebuild.without(excluded))
+        if self._metric is None:
+            return noise_db(self._reference, run, self._samples)
+        assert isinstance(self._samples, Samples), "metrics are taken on data, not on golden samples"
+        result = compare_metric(self._metric, self._reference, run, self._samples)
+        assert result.drop is not None, "the original was run"
+        self._error = max(self._error, result.standard_error or 0.0)
         return result.drop
 
-    return loss
+    def trust(self) -> str:
+        """Say how far to trust the search: picking the best of many noisy trials flatters it."""
+        if self._error == 0:
+            return ""
+        return (
+            f"each loss has a standard error of up to {self._error:.2g} on {len(self._samples)} samples: "
+            "confirm the result on other data"
+        )
+
+
+def _runner(model: ir.Model) -> Callable[[Arrays], Arrays]:
+    from ..ort import make_session, run_session
+
+    session = make_session(model)
+    return lambda inputs: run_session(session, inputs)
 
 
 def noise_db(

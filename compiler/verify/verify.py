@@ -114,7 +114,7 @@ def verify_artifact(
         metrics = _metrics(work, metric)
         guilt = _bisect(work, layer_report, metrics, max_drop, limit_db, rebuild) if bisect else None
     return VerifyReport(
-        artifact=found.path,
+        artifact=found.path if isinstance(artifact, Artifact) else Path(artifact),
         passed=all(check.passed for check in outputs),
         data=_origin(data),
         samples=len(runs),
