@@ -83,7 +83,7 @@ class _Target:
 def correct_biases(original: ir.Model, quantized: ir.Model, samples: Samples, ctx: Context) -> PassStats:
     """Correct the biases of `quantized` in place so that channel means are those of `original`.
 
-    Layers are matched by the name of their output. Means are reduced in the graph, so memory is flat.
+    Layers are matched by node name. Means are reduced in the graph, so memory is flat.
 
     Args:
         original: float model.
@@ -92,17 +92,16 @@ def correct_biases(original: ir.Model, quantized: ir.Model, samples: Samples, ct
         ctx: progress and cancellation.
     """
     stats = PassStats()
-    counterparts = {v.name: v for v in walk.values_of(original.graph)}
+    counterparts = {node.name: node for node in original.graph}
     targets = [t for t in _targets(quantized, stats.refused) if _matches(t, counterparts, stats.refused)]
-    names = [str(t.node.outputs[0].name) for t in targets]
-    wanted = channel_means(original, names, samples, ctx)
+    outputs = {t.node.name: str(counterparts[t.node.name].outputs[0].name) for t in targets}
+    wanted = channel_means(original, list(outputs.values()), samples, ctx)
     largest = 0.0
     for depth in sorted({t.depth for t in targets}):
         level = [t for t in targets if t.depth == depth]
         means = channel_means(quantized, [str(t.node.outputs[0].name) for t in level], samples, ctx)
         for target in level:
-            name = str(target.node.outputs[0].name)
-            shift = means[name] - wanted[name]
+            shift = means[str(target.node.outputs[0].name)] - wanted[outputs[target.node.name]]
             largest = max(largest, float(np.abs(shift).max(initial=0.0)))
             stats.changed += _shift_stored(quantized, target, shift)
     stats.details |= {"biases_corrected": stats.changed, "largest_shift": largest}
@@ -141,13 +140,11 @@ def _target(node: ir.Node, depth: int) -> _Target | str:
     return _Target(node, stored, maker, 0, np.asarray(params.scale, np.float64), depth)
 
 
-def _matches(target: _Target, counterparts: Mapping[str | None, ir.Value], refused: list[Refusal]) -> bool:
-    other = counterparts.get(target.node.outputs[0].name)
-    maker = None if other is None else other.producer()
-    if maker is not None and maker.op_type == target.node.op_type:
+def _matches(target: _Target, counterparts: Mapping[str | None, ir.Node], refused: list[Refusal]) -> bool:
+    other = counterparts.get(target.node.name)
+    if other is not None and other.op_type == target.node.op_type:
         return True
-    name = target.node.outputs[0].name
-    refused.append(Refusal(str(target.node.name), f"output {name!r} has no counterpart in the float model"))
+    refused.append(Refusal(str(target.node.name), "no such layer in the float model"))
     return False
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pared.compiler.data import Samples, open_samples
+from pared.compiler.ir import walk
 from pared.compiler.ir.export import signature_of
 from pared.compiler.ir.shapes import infer_shapes
 from pared.compiler.ort import make_session, run_session
@@ -27,6 +28,8 @@ def graph(text: str, **constants: Array) -> ir.Model:
             value.const_value = ir.tensor(array, name=value.name)
             value.shape, value.type = ir.Shape(array.shape), ir.TensorType(value.const_value.dtype)
             model.graph.register_initializer(value)
+    for index, node in enumerate(walk.all_nodes(model)):
+        node.name = node.name or f"n{index}"
     infer_shapes(model)
     return model
 
