@@ -162,7 +162,7 @@ def _variants(job: Job, verify_each: bool, dump_ir: Path | None) -> Variants:
 
 def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> CompileReport:
     from ..ir.stats import count
-    from .report import CompileReport, PassSummary
+    from .report import CompileReport, PassSummary, pass_seconds
 
     path = job.imported.path
     sizes = [Path(file).stat().st_size for file in choice.payload.files.values() if isinstance(file, Path)]
@@ -181,7 +181,7 @@ def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> Comp
         original=count(job.imported.model),
         compiled=count(variants.models[choice.variant]),
         passes=tuple(PassSummary.of(record) for record in variants.records),
-        seconds=clock.metrics(),
+        seconds=clock.metrics() | pass_seconds(variants.records),
         candidates=choice.candidates,
         chosen=choice.name,
         notes=(*job.imported.notes, *_notes(job, choice)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..artifact.manifest import ChoiceRecord
@@ -9,7 +10,10 @@ from ..backend import Signature
 from ..ir.stats import Counts
 from ..manager import PassRecord
 from ..pass_api import Refusal
-from ..records import Metric
+from ..records import Metric, Origin
+
+# Details of passes with this ending are times; they go where the other times are.
+_TIME = "_seconds"
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,21 @@ class PassSummary:
         stats = record.stats
         return cls(
             record.position, record.text, str(record.effect), stats.changed, tuple(stats.refused),
-            stats.details, sum(record.after.ops.values()), record.after.weight_bytes, record.sqnr_db,
+            {key: value for key, value in stats.details.items() if not key.endswith(_TIME)},
+            sum(record.after.ops.values()), record.after.weight_bytes, record.sqnr_db,
         )  # fmt: skip
+
+
+def pass_seconds(records: Sequence[PassRecord]) -> dict[str, Metric]:
+    """Return `pass-<position>-<name>` -> wall time; endings such as `-cpu` for times that passes tell."""
+    found: dict[str, float] = {}
+    for record in records:
+        key = f"pass-{record.position}-{record.name}"
+        found[key] = record.seconds
+        for name, value in record.stats.details.items():
+            if name.endswith(_TIME):
+                found[f"{key}-{name.removesuffix(_TIME)}"] = float(value)
+    return {name: Metric(name, value, "s", Origin.MEASURED, "one run") for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,8 @@ class CompileReport:
     Attributes:
         source_bytes, payload_bytes: size of the model files before and after.
         original, compiled: counts of operators, parameters, bytes, MACs.
-        passes: what each pass did; `seconds` has their times, which differ from run to run.
+        passes: what each pass did.
+        seconds: wall times of stages and passes, which differ from run to run.
         candidates: what was measured; empty when the choice was pinned.
         chosen: name of the kept candidate.
         notes: what a user should know, such as "int8 is slower than float here; kept float".
