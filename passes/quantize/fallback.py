@@ -30,8 +30,7 @@ def guard_inputs(
     `INPUT_GAIN_DB`. Weights stay integers, so the file does not grow.
     """
     first = input_layers(model.graph, plan)
-    macs = sum(macs_of(node) or 0 for node in model.graph)
-    if not first or macs > _MAX_JUDGED_MACS:
+    if not first or not is_judged(model.graph):
         stats.details["input_layers"] = "integer" if first else "none"
         return plan
     judge = Judge(model, held_out(samples))
@@ -41,6 +40,11 @@ def guard_inputs(
     stats.details["input_layers_gain_db"] = round(gain, 2)
     stats.details["input_layers"] = "float" if gain >= INPUT_GAIN_DB else "integer"
     return guarded if gain >= INPUT_GAIN_DB else plan
+
+
+def is_judged(graph: ir.Graph) -> bool:
+    """Say whether a model is small enough to be run on samples for the sake of a choice."""
+    return sum(macs_of(node) or 0 for node in graph) <= _MAX_JUDGED_MACS
 
 
 def input_layers(graph: ir.Graph, plan: QuantPlan) -> list[str]:

@@ -18,8 +18,9 @@ from .materialize import apply_plan
 from .plan import QuantPlan
 from .policy import decide, shared_scales
 from .ranges import choose_method
-from .rules import Granularity, Policy
+from .rules import Policy
 from .scales import Range, WeightRange, assign
+from .shrink import shrink_weights
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Quantize:
         bits: width of weights, 1 to 16.
         act_bits: width of activations, 2 to 16.
         act: `static` ranges from calibration data, `dynamic` ranges at run time, `none`: weights only.
-        weights: one scale per `tensor`, output `channel`, or `block` of `block_size` inputs.
+        weights: one scale per `tensor`, output `channel`, or `block` of `block_size` inputs; `auto`: per
+            channel, but per tensor where that makes a small file smaller and costs no accuracy.
         block_size: see `weights`.
         signed: signed integers for activations.
         symmetric: zero point in the middle for activations.
@@ -57,7 +59,7 @@ class Quantize:
     bits: int = 8
     act_bits: int = 8
     act: Literal["static", "dynamic", "none"] = "static"
-    weights: Granularity = "channel"
+    weights: Literal["auto", "tensor", "channel", "block"] = "auto"
     block_size: int = 32
     signed: bool = False
     symmetric: bool = False
@@ -97,7 +99,7 @@ class Quantize:
             bits=self.bits,
             act_bits=self.act_bits,
             act=self.act,
-            weights=self.weights,
+            weights="channel" if self.weights == "auto" else self.weights,
             block_size=self.block_size,
             signed=self.signed,
             symmetric=self.symmetric,
@@ -145,13 +147,15 @@ class Quantize:
             plan = plan.weights_only(input_layers(model.graph, plan))
         elif samples is not None and self.inputs == "auto" and self.io == "float":
             plan = guard_inputs(model, plan, samples, ctx, stats)
+        if samples is not None and self.weights == "auto" and self.bits == 8:
+            plan = shrink_weights(model, plan, samples, ctx, stats, self.weight_range)
         stats.details |= _details(plan, len(values)) | {"ranges": str(method)}
         stats.details["cpu_seconds"] = round(time.process_time() - start, 3)
         stats.attachments["quant_plan.json"] = plan.to_json()
         return plan, stats
 
 
-_DYNAMIC = frozenset({(8, 8, "tensor"), (8, 8, "channel")})
+_DYNAMIC = frozenset({(8, 8, "tensor"), (8, 8, "channel"), (8, 8, "auto")})
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:

@@ -141,7 +141,17 @@ def _grid(low: Floats, high: Floats, spec: QuantSpec) -> tuple[Floats, Zeros]:
 def _filled(scale: Floats) -> Floats:
     """Return float32 scales; zeros become the largest scale, or 1 when there is none."""
     largest = float(scale.max(initial=0.0)) or 1.0
-    return np.asarray(np.maximum(np.where(scale > 0, scale, largest), _MIN_SCALE), np.float32)
+    return short(np.maximum(np.where(scale > 0, scale, largest), _MIN_SCALE))
+
+
+def short(scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Round positive numbers up to 11 significant bits.
+
+    The grid gets coarser by at most 2^-10 of a step, and such a scale fits into float16 (if it is not too
+    small), which halves what per-channel scales take in the file.
+    """
+    fraction, exponent = np.frexp(np.asarray(scale, np.float64))
+    return np.asarray(np.ldexp(np.ceil(fraction * 2048.0) / 2048.0, exponent), np.float32)
 
 
 def _squared_error(rows: Floats, scale: Floats, zero: Zeros, spec: QuantSpec) -> Floats:
@@ -176,6 +186,17 @@ def assign(
     return plan.updated(changes)
 
 
+def rescale(
+    plan: QuantPlan, graph: ir.Graph, constants: Mapping[Site, Decision], weight_range: WeightRange
+) -> QuantPlan:
+    """Return the plan with other decisions on some constants, for which scales are found."""
+    draft = plan.updated(constants)
+    changes: dict[Site, Decision] = {}
+    for node in graph:
+        changes |= _constants(node, draft, plan.decisions, weight_range)
+    return draft.updated({site: changes[site] for site in constants})
+
+
 def _constants(
     node: ir.Node, plan: QuantPlan, scaled: Mapping[Site, Decision], method: WeightRange
 ) -> dict[Site, Decision]:
@@ -188,7 +209,7 @@ def _constants(
         array = walk.constant(value)
         assert array is not None, f"{site} is planned as a constant"
         params = weight_params(np.asarray(array, np.float32), decision.spec, method)
-        scale = np.maximum(params.scale, _least_scale(node, plan, scaled, params))
+        scale = short(np.maximum(params.scale, _least_scale(node, plan, scaled, params)))
         changes[site] = decision.scaled(scale, params.zero_point)
     return changes
 
