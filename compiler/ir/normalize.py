@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError, nearest
+from .skeleton import KEPT_BYTES
 from .walk import Names, all_graphs, all_nodes, bodies, read_only, rename, values_of
 
 QONNX = "qonnx.custom_op.general"
@@ -52,10 +54,23 @@ def freeze(model: ir.Model) -> None:
 
 
 def _frozen(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    if isinstance(tensor, ir.ExternalTensor | ir.StringTensor) or tensor.dtype == ir.DataType.STRING:
+    if isinstance(tensor, ir.ExternalTensor):
+        return tensor if tensor.nbytes > KEPT_BYTES else _loaded(tensor)
+    if isinstance(tensor, ir.StringTensor) or tensor.dtype == ir.DataType.STRING:
         return tensor
     array = read_only(tensor.numpy())
     return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+
+def _loaded(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    """Read a small external tensor: shape inference needs its values, and a mapping each would be many."""
+    with open(tensor.path, "rb") as file:
+        file.seek(tensor.offset or 0)
+        raw = file.read(tensor.nbytes)
+    proto = onnx.TensorProto(data_type=tensor.dtype.value, dims=tensor.shape.numpy(), raw_data=raw)
+    return ir.Tensor(
+        read_only(ir.serde.TensorProtoTensor(proto).numpy()), dtype=tensor.dtype, name=tensor.name
+    )
 
 
 def _trust_tensor(value: ir.Value) -> None:

@@ -78,7 +78,9 @@ def _fill_output(info: onnx.ValueInfoProto, value: ir.Value, shapes: bool) -> No
 def _is_lifted(value: ir.Value) -> bool:
     tensor = constant_tensor(value)
     # A string tensor has no byte size; they are labels, never weights.
-    return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > KEPT_BYTES
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return False
+    return tensor.nbytes > KEPT_BYTES or isinstance(tensor, ir.ExternalTensor)
 
 
 def _lift_constants(proto: onnx.GraphProto, graph: ir.Graph) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
 from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -33,7 +35,7 @@ def check_text(proto: onnx.ModelProto) -> None:
                 _check(field.name, many)
 
 
-def _check(key: str, texts: list[str]) -> None:
+def _check(key: str, texts: Iterable[object]) -> None:
     for text in texts:
         if not isinstance(text, str):
             finding = f"the text {text!r} (field {key}) is not UTF-8"
