@@ -77,12 +77,12 @@ def type_text(hint: object) -> str:
     """Return an annotation as a user writes values of it.
 
     >>> type_text(typing.Literal[2, 4]), type_text(bool), type_text(int | None)
-    ('2 | 4', 'true | false', 'integer | none')
+    ('2 | 4', 'true | false', 'integer | null')
     """
     if hint is bool:
         return "true | false"
     if hint is type(None):
-        return "none"
+        return "null"
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return " | ".join(str(value) for value in parts)

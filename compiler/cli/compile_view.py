@@ -32,23 +32,29 @@ def show(report: CompileReport, output: Path | None) -> RenderableType:
 
 
 def _passes(report: CompileReport) -> RenderableType:
-    rows = []
-    for p in report.passes:
-        rows.append(
-            (
-                p.text,
-                p.effect if p.changed else "-",
-                str(p.changed),
-                str(p.nodes),
-                bytes_text(p.weight_bytes),
-                number_text(p.sqnr_db, "dB"),
-            )
-        )
-    return render.table(
-        ["pass", "effect", "rewrites", "nodes", "weights", "SQNR"],
+    rows = [_pass(report, p) for p in report.passes if p.changed]
+    idle = len(report.passes) - len(rows)
+    table = render.table(
+        ["pass", "effect", "edits", "nodes", "weights", "SQNR", "time"],
         rows,
-        right=("rewrites", "nodes", "weights", "SQNR"),
+        right=("edits", "nodes", "weights", "SQNR", "time"),
         flexible="pass",
+    )
+    rest = f"{plural(idle, 'pass', 'passes')} had nothing to do" if idle else None
+    return render.page(table if rows else None, rest)
+
+
+def _pass(report: CompileReport, p: PassSummary) -> tuple[str, ...]:
+    name = p.text.partition("{")[0]
+    seconds = report.seconds.get(f"pass-{p.position}-{name}")
+    return (
+        p.text.replace("{", " {"),
+        p.effect,
+        str(p.changed),
+        str(p.nodes),
+        bytes_text(p.weight_bytes),
+        "-" if p.sqnr_db is None else f"{p.sqnr_db:.1f} dB",
+        seconds_text(seconds.value if seconds is not None else None),
     )
 
 
@@ -114,14 +120,19 @@ def _result(report: CompileReport, output: Path | None) -> RenderableType:
     ops = Counter(report.compiled.ops).total()
     pairs: list[tuple[str, RenderableType]] = [
         ("kept", render.styled(f"{report.chosen} for {report.target}", "good")),
-        ("pipeline", report.pipeline or "none"),
+        ("pipeline", report.pipeline.replace(",", ", ") or "none"),
         (
             "size",
             f"{bytes_text(report.payload_bytes)}, {ratio:.3g} of {bytes_text(report.source_bytes)} before",
         ),
         ("graph", f"{plural(ops, 'node')} from {Counter(report.original.ops).total()}, "
                   f"{count_text(report.compiled.macs)} MACs from {count_text(report.original.macs)}"),
-        ("time", ", ".join(f"{stage} {seconds_text(m.value)}" for stage, m in report.seconds.items())),
+        ("time", ", ".join(_stages(report))),
         ("artifact", str(output) if output is not None else "not written (dry run)"),
     ]  # fmt: skip
     return render.facts(pairs)
+
+
+def _stages(report: CompileReport) -> list[str]:
+    stages = ((name, m) for name, m in report.seconds.items() if not name.startswith("pass-"))
+    return [f"{name} {seconds_text(metric.value)}" for name, metric in stages]

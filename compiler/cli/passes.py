@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..pass_docs import PassCatalog, PassDoc
+    from ..records import Json
 
 
 def passes(as_json: options.Json = False, quiet: options.Quiet = False) -> Outcome:
@@ -39,8 +40,14 @@ def _pass(doc: PassDoc) -> RenderableType:
     from rich.text import Text
 
     title = Text.assemble((doc.name, "bold"), (f"  {doc.effect}", "dim"))
-    rows = [(f"{o.name}={o.default}", o.type) for o in doc.options]
+    rows = [(f"{o.name}={_text(o.default)}", o.type) for o in doc.options]
     body: list[RenderableType] = [Text(doc.summary)]
     if rows:
         body.append(render.facts(rows))
     return Group(title, Padding(Group(*body), (0, 0, 0, 2)))
+
+
+def _text(default: Json) -> str:
+    """Write a default as pipeline text does."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[default] if default is None or isinstance(default, bool) else str(default)

@@ -70,10 +70,10 @@ def shape_text(shape: tuple[int | str, ...]) -> str:
     return "x".join(str(size) for size in shape) if shape else "scalar"
 
 
-def plural(count: int, word: str) -> str:
-    """Return `1 layer`, `2 layers`.
+def plural(count: int, word: str, words: str = "") -> str:
+    """Return `1 layer`, `2 layers`; `words` is the plural where an s does not make it.
 
-    >>> plural(1, "layer"), plural(0, "layer")
-    ('1 layer', '0 layers')
+    >>> plural(1, "layer"), plural(0, "layer"), plural(2, "pass", "passes")
+    ('1 layer', '0 layers', '2 passes')
     """
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    return f"{count} {word}" if count == 1 else f"{count} {words or word + 's'}"
