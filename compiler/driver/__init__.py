@@ -16,6 +16,7 @@ from ..records import Metric, Origin
 
 if TYPE_CHECKING:
     from ..artifact.read import Artifact
+    from ..backend import Array
     from ..data import Samples, Source
     from ..ir.importer import ModelSource
     from .choose import Choice
@@ -134,12 +135,9 @@ def compile_recipe(
     clock.lap("passes")
     with _scratch() as scratch:
         from .choose import choose
-        from .golden import golden_inputs
         from .oracle import Oracle
 
-        oracle = Oracle(
-            variants.models, golden_inputs(job.ctx.calibration, job.signature, recipe.seed), recipe.seed
-        )
+        oracle = Oracle(variants.models, _golden(job, variants), recipe.seed)
         pinned = recipe.choice if repeat is None else repeat.choice.candidate
         choice = choose(job, variants, oracle, scratch, pinned)
         clock.lap("choose")
@@ -158,6 +156,21 @@ def _variants(job: Job, verify_each: bool, dump_ir: Path | None) -> Variants:
     samples = job.ctx.calibration
     measure = None if samples is None else lambda before, after: output_sqnr(before, after, samples)
     return build_variants(job, Manager(verify_each=verify_each, dump_ir=dump_ir, measure=measure))
+
+
+def _golden(job: Job, variants: Variants) -> list[dict[str, Array]]:
+    from ..ir.stats import count
+    from ..ort import make_session, run_session
+    from .golden import golden_inputs
+    from .variants import FLOAT
+
+    model = variants.models[FLOAT]
+    if job.ctx.calibration is not None:
+        return golden_inputs(job.ctx.calibration, job.signature, job.recipe.seed, count(model).macs, len)
+    session = make_session(model)
+    return golden_inputs(
+        None, job.signature, job.recipe.seed, count(model).macs, lambda inputs: run_session(session, inputs)
+    )
 
 
 def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> CompileReport:
