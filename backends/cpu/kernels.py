@@ -26,7 +26,8 @@ def verdict(node: ir.Node, opset: int) -> Verdict:
         node: with dtypes inferred; a value without one is taken to fit.
         opset: version of the node's domain that the model imports.
     """
-    if (node.domain, node.op_type) in EXPANSIONS:
+    # A Constant needs no kernel: it becomes an initializer when the model is loaded.
+    if (node.domain, node.op_type) in {*EXPANSIONS, ("", "Constant")}:
         return Verdict.yes()
     name = f"{node.domain}:{node.op_type}" if node.domain else node.op_type
     schema = _schema(node.domain, node.op_type, opset)

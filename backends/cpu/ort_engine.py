@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ...compiler import ort
 from ...compiler.backend import Payload
+from ...compiler.ir.compact import compact
 from ...compiler.ir.export import save, to_bytes, weight_bytes
 from ...compiler.ops import expand_custom_ops
 from .ort_session import PAYLOAD
@@ -33,10 +34,10 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     """
     copy = model.clone()
     expand_custom_ops(copy)
-    names: dict[str, str] = {}
+    names = compact(copy)
     folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
     files = _write(copy, folder)
-    payload = Payload(engine, files, {}, {NAMES: json.dumps(names, indent=0)} if names else {})
+    payload = Payload(engine, files, {}, {NAMES: json.dumps(names, indent=0) + "\n"})
     # The writer moves the files out; what is left goes with the payload.
     weakref.finalize(payload, shutil.rmtree, folder, ignore_errors=True)
     ort.make_session(files[PAYLOAD], optimize="none", low_memory=True)
