@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .backend import Array, Port, Signature
-from .data_columns import ArrayColumn, Column, Spool, folder_columns, npy_column, npz_columns, spool_samples
+from .data_columns import ArrayColumn, Column, folder_columns, npy_column, npz_columns
 from .data_fit import Fit, fit_column
+from .data_spool import Spool, spool_samples
 from .errors import DataError, nearest
 
 LABEL_NAMES = ("labels", "label", "y", "targets")
