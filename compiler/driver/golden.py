@@ -13,8 +13,8 @@ from ..errors import DataError, ParedError
 
 MAX_SAMPLES: Final = 4
 MAX_BYTES: Final = 4 << 20
-# Work on the reference, per sample: beyond this one sample must do.
-MAX_MACS: Final = 400_000_000
+# Work per sample times samples: deriving a bound runs the reference a dozen times.
+MAX_MACS: Final = 60_000_000
 
 # Sizes tried for symbolic dimensions other than the first, and ends of the range of random integers: a
 # model may need a minimal length, and integers may be tokens (many valid values) or flags (0 and 1).
