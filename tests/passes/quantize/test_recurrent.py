@@ -189,7 +189,8 @@ def test_gates_reordered_in_the_graph_are_quantized_where_they_are_stored() -> N
     model = graph(
         """g (float[5,1,6] x, float[32,6] w, float[1,32,8] r, int64[1] zero, int64[1] mid,
         int64[1] end) => (float[5,1,1,8] y) { a = Slice(w, mid, end, zero) b = Slice(w, zero, mid, zero)
-        c = Concat<axis: int = 0>(a, b) d = Unsqueeze(c, zero) [cell] y = LSTM<hidden_size: int = 8>(x, d, r) }""",
+        c = Concat<axis: int = 0>(a, b) d = Unsqueeze(c, zero)
+        [cell] y = LSTM<hidden_size: int = 8>(x, d, r) }""",
         w=weights(32, 6),
         r=weights(1, 32, 8, seed=1),
         zero=np.array([0]),
