@@ -145,7 +145,8 @@ def compile_recipe(
         job.ctx.check_cancelled()
         if out is None:
             return CompileResult(report, None)
-        attachments = variants.attachments
+        # Shortened names lead back to the original ones through this.
+        attachments = variants.attachments | dict(choice.payload.attachments)
         return CompileResult(report, write_artifact(job, choice, oracle, report, attachments, out, repeat))
 
 
