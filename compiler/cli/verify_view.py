@@ -78,7 +78,7 @@ def _drop(metric: MetricResult) -> str:
 def _layers(report: LayerReport | None, count: int) -> RenderableType | None:
     if report is None or count == 0:
         return None
-    hurt = [layer for layer in report.most_hurt(count) if math.isfinite(layer.sqnr_db)]
+    hurt = [layer for layer in report.most_hurt(count) if layer.sqnr_db < math.inf]
     title = f"Layers, {plural(len(report.layers), 'value')} compared with the float original"
     if not hurt:
         return render.section(title, "all equal, bit for bit")
