@@ -193,12 +193,15 @@ def _activation(value: ir.Value | None, policy: Policy) -> Decision:
 def _results(
     node: ir.Node, choice: Choice, policy: Policy, wanted: set[ir.Value | None]
 ) -> dict[Site, Decision]:
-    """Return decisions on the bias and the result of a node with static activations."""
+    """Return decisions on the bias and the result of a node with static activations.
+
+    Biases are integers where their node's operands are QuantizeLinear's; beside QONNX Quant they stay float.
+    """
     name, found = node.name or "", {}
     if (
         choice.bias is not None
-        and policy.bits <= 8
-        and policy.act_bits <= 8
+        and policy.bits == 8
+        and policy.act_bits == 8
         and not any(spec.block_size for spec in choice.weights.values())
     ):
         bias = node.inputs[choice.bias]
