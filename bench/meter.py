@@ -33,6 +33,7 @@ class Latency:
 
     runs: int
     min_ms: float
+    median_ms: float
     mean_ms: float
     std_ms: float
     percentiles: Mapping[str, float]
@@ -42,7 +43,12 @@ class Latency:
     def metrics(self) -> tuple[Metric, ...]:
         """Return the distribution as metrics with unit and origin."""
         named = {f"latency_{key}": value for key, value in self.percentiles.items()}
-        named |= {"latency_min": self.min_ms, "latency_mean": self.mean_ms, "latency_std": self.std_ms}
+        named |= {
+            "latency_min": self.min_ms,
+            "latency_median": self.median_ms,
+            "latency_mean": self.mean_ms,
+            "latency_std": self.std_ms,
+        }
         named["cpu_time_mean"] = self.cpu_ms
         return tuple(Metric(name, value, "ms", Origin.MEASURED, self.how) for name, value in named.items())
 
@@ -233,6 +239,7 @@ def _latency(turns: Sequence[_Turn], warmup: int, percentiles: Sequence[float]) 
     return Latency(
         runs=len(wall),
         min_ms=float(wall.min()),
+        median_ms=float(np.median(wall)),
         mean_ms=float(wall.mean()),
         std_ms=float(wall.std(ddof=1)) if len(wall) > 1 else 0.0,
         percentiles={f"p{p:g}": float(np.percentile(wall, p)) for p in percentiles},
