@@ -14,7 +14,7 @@ from .plan import QuantPlan, Site
 from .ranges import Judge, held_out
 
 # What leaving the first layers in float must bring to be worth it.
-INPUT_GAIN_DB = 3.0
+INPUT_GAIN_DB = 2.0
 
 # Judging runs the model on held-out samples; above this it would cost more than calibration itself.
 _MAX_JUDGED_MACS = 1 << 30

@@ -49,7 +49,7 @@ class Quantize:
         bias_correct: move the mean error of every layer's output into its bias.
         tables: quantize constant tables that Gather reads.
         inputs: activations of the layers that read the model's inputs: `float`, `int8` like all others, or
-            `auto`: float where that raises the output SQNR by 3 dB (judged up to 1 GMAC).
+            `auto`: float where that raises the output SQNR by 2 dB (judged up to 1 GMAC).
         io: `int8` quantizes from the graph inputs on where only data movement lies before the first layer.
     """
 
