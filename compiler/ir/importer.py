@@ -23,6 +23,7 @@ from .shapes import infer_shapes
 from .source import Source, read_bytes, read_path, read_proto
 from .text import fingerprint
 from .upgrade import TARGET_OPSET, upgrade_opset
+from .value_sizes import check_value_sizes
 from .verifier import verify_graph
 from .walk import all_graphs
 
@@ -139,3 +140,4 @@ def _canonicalize(model: ir.Model, shapes: Shapes, notes: list[str]) -> None:
     infer_shapes(model)
     model.ir_version = capped_ir_version(model)
     verify_graph(model)
+    check_value_sizes(model)

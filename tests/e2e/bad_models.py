@@ -180,7 +180,7 @@ BAD_MODELS: dict[str, tuple[Callable[[], bytes], frozenset[str]]] = {
     "empty": (empty, frozenset({"empty-model"})),
     "text": (text, frozenset({"not-onnx"})),
     "picture": (picture, frozenset({"not-onnx"})),
-    "cycle": (cycle, frozenset({"cycle"})),
+    "cycle": (cycle, frozenset({"graph-cycle"})),
     "duplicate-value": (duplicate_value, frozenset({"duplicate-name"})),
     "duplicate-initializer": (duplicate_initializer, frozenset({"duplicate-initializer"})),
     "undefined-input": (undefined_input, frozenset({"undefined-value"})),
