@@ -3,6 +3,7 @@
 The files under `onnx/backend/test/data/light` keep the graph of a published model and fill every weight with
 one constant. Here weights follow He initialisation (arXiv 1502.01852) and normalization statistics spread
 around neutral, so that activations keep their scale through the depth and differ from channel to channel.
+The layer before a softmax is scaled so that probabilities differ without being zeros and ones.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
         model.graph.node.remove(node)
     _drop_unused(model)
     model.ir_version = max(model.ir_version, 8)  # before version 4 every initializer must be an input too
+    _settle_logits(model, rng)
     return model
 
 
@@ -71,3 +73,31 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     inputs = [i for i in model.graph.input if i.name not in names and i.name in used]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+
+
+def _settle_logits(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Scale the layer that feeds the softmax, in place, to logits with a standard deviation of 2."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    softmax = next((node for node in model.graph.node if node.op_type == "Softmax"), None)
+    layer = makers.get(softmax.input[0]) if softmax is not None else None
+    while layer is not None and layer.op_type not in ("Gemm", "Conv"):
+        layer = makers.get(layer.input[0])
+    if layer is None:
+        return
+    deviation = _deviation(model, layer.output[0], rng)
+    for tensor in model.graph.initializer:
+        if tensor.name in layer.input[1:]:
+            scaled = numpy_helper.to_array(tensor) * np.float32(2 / deviation)
+            tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
+
+
+def _deviation(model: onnx.ModelProto, value: str, rng: np.random.Generator) -> float:
+    """Return the standard deviation of a value for one random image."""
+    import onnxruntime as ort
+
+    model.graph.output.append(onnx.ValueInfoProto(name=value))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    del model.graph.output[-1]
+    image = rng.standard_normal((1, 3, 224, 224)).astype(np.float32)
+    (found,) = session.run([value], {session.get_inputs()[0].name: image})
+    return float(np.std(found))
