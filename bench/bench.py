@@ -250,7 +250,10 @@ def _metrics(
     unknown = "this system does not tell"
     lines = [
         metric(
-            "throughput", batch / latency.mean_ms * 1e3, "samples/s", f"batch {batch} over the mean latency"
+            "throughput",
+            batch / latency.median_ms * 1e3,
+            "samples/s",
+            f"batch {batch} over the median latency",
         ),
         metric("model_bytes", size, "bytes", "size of the model files"),
         energy,

@@ -93,6 +93,8 @@ def _result(metric: str, mine: Figure, theirs: Figure | None, samples: int) -> M
 def _trust(drop: float, error: float | None, samples: int, unit: str) -> str:
     if error is None:
         return f"{samples} samples; the standard error of this metric is not known"
+    if drop == error == 0:
+        return f"{samples} samples, every one scored alike"
     verdict = (
         "beyond two standard errors"
         if abs(drop) > 2 * error

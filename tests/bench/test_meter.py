@@ -65,7 +65,7 @@ def test_percentiles_are_those_of_numpy(clock: Clock) -> None:
     want = {f"p{p:g}": float(np.percentile(costs, p)) for p in (50, 90, 99, 99.9)}
     assert latency.percentiles == pytest.approx(want, rel=1e-9)
     assert latency.std_ms == pytest.approx(np.std(costs, ddof=1), rel=1e-9)
-    assert (latency.min_ms, latency.mean_ms) == (1.0, pytest.approx(50.5))
+    assert (latency.min_ms, latency.median_ms, latency.mean_ms) == (1.0, 50.5, pytest.approx(50.5))
 
 
 def test_cpu_time_is_per_run(clock: Clock) -> None:
@@ -107,7 +107,7 @@ def test_ratios_are_taken_round_by_round(clock: Clock) -> None:
 
 
 def test_the_fastest_has_the_least_median_of_medians() -> None:
-    latency = Latency(1, 0, 0, 0, {}, 0, "")
+    latency = Latency(1, 0, 0, 0, 0, {}, 0, "")
     rounds = {"a": (1.0, 9.0, 9.0), "b": (3.0, 3.0, 50.0)}
     assert Comparison(dict.fromkeys(rounds, latency), rounds).fastest() == "b"
 

@@ -46,9 +46,18 @@ def test_less_is_better_turns_the_drop_around() -> None:
     assert result.drop == pytest.approx(1.0)
 
 
-def test_equal_runs_have_no_drop_and_may_be_chance() -> None:
+def test_equal_runs_have_no_drop() -> None:
     result = compare_metric("top1", good, good, samples())
     assert (result.drop, result.standard_error) == (0.0, 0.0)
+    assert "scored alike" in result.note
+
+
+def test_a_small_drop_may_be_chance() -> None:
+    def one_wrong(inputs: Arrays) -> dict[str, np.ndarray]:
+        return {"y": inputs["x"] * np.where(np.arange(len(inputs["x"])) == 0, -1, 1)[:, None]}
+
+    result = compare_metric("top1", good, one_wrong, samples().head(16))
+    assert result.drop == pytest.approx(100 / 16)
     assert "may be chance" in result.note
 
 
