@@ -40,6 +40,10 @@ OWN_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
 # Protobuf ends at 2 GiB; above this the weights go to files.
 _PROTO_LIMIT = 1 << 30
 
+# Rounds float weights between DequantizeLinear and QuantizeLinear to int8 with one scale: layers that were
+# left in float on purpose, or that have other widths, would silently lose accuracy (seen with 1.31).
+_UNASKED = ["WeightBiasQuantization"]
+
 _LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 
 # The `last` of a kernel that was not given one.
@@ -311,7 +315,9 @@ def _create(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxrun
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNASKED
+        )
     except _error_types() as err:
         _raise_load_error(err)
 
