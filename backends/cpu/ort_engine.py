@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...compiler import ort
 from ...compiler.backend import Payload
@@ -33,7 +34,9 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
         UnsupportedOp, InvalidGraph, ModelError: onnxruntime cannot run it.
     """
     copy = model.clone()
-    expand_custom_ops(copy)
+    if expand_custom_ops(copy):
+        # Weights that were rounded at compile time leave their float originals behind.
+        RemoveUnusedNodesPass()(copy)
     names = compact(copy)
     folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
     files = _write(copy, folder)

@@ -91,6 +91,17 @@ def test_own_operators_run_expanded(tmp_path):
     assert got.tolist() == [-2.0, -1.0, 0.0, 0.5, 1.5]
 
 
+def test_quantized_weights_do_not_bring_their_floats_along():
+    weights = {
+        "w": np.arange(4096, dtype=np.float32).reshape(64, 64),
+        "s": np.float32(32),
+        "z": np.float32(0),
+    }
+    body = "q = qonnx.custom_op.general.Quant<signed = 1, narrow = 0>(w, s, z, n)\n y = MatMul(x, q)"
+    found = parse(body, "(float[N, 64] x) => (float[N, 64] y)", weights | {"n": np.float32(8)})
+    assert 4096 < len(lower(found).files["model.onnx"]) < 2 * 4096
+
+
 def test_big_weights_lie_in_a_file_of_their_own(tmp_path, monkeypatch):
     weight = np.arange(4096, dtype=np.float32).reshape(64, 64)
     found = parse("y = MatMul(x, w)", "(float[N, 64] x) => (float[N, 64] y)", {"w": weight})
