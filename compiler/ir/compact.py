@@ -71,7 +71,7 @@ def _strip_graph(graph: ir.Graph) -> None:
 
 
 def _strip_node(node: ir.Node) -> None:
-    node.name = None
+    node.name = ""  # not None: a clone would make up a name
     node.doc_string = None
     node.metadata_props.clear()
     for name, attr in list(node.attributes.items()):

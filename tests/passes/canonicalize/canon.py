@@ -1,4 +1,4 @@
-"""Helpers for the canonicalization tests: models from text, one pass run as the manager runs it, comparison."""
+"""Helpers for the canonicalization tests: models from text, passes run as the manager does, comparison."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def graph(text: str, opset: int = 21, **weights: npt.NDArray[np.generic]) -> ir.
     header = f'<ir_version: 10, opset_import: ["" : {opset}, "qonnx.custom_op.general" : 2]>'
     proto = onnx.parser.parse_model(header + text)
     for name, array in weights.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(array, order="C"), name))
     return import_model(proto).model
 
 

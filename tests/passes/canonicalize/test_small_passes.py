@@ -55,9 +55,7 @@ def test_unused_inputs_stay() -> None:
 
 
 def test_equal_constants_become_one() -> None:
-    before = graph(
-        "g (float[2] x) => (float[2] y) { u = Add(x, a)  y = Mul(u, b) }", a=rand(2), b=rand(2)
-    )
+    before = graph("g (float[2] x) => (float[2] y) { u = Add(x, a)  y = Mul(u, b) }", a=rand(2), b=rand(2))
     after, stats = run(before, DedupeConstants())
     assert list(after.graph.initializers) == ["a"]
     assert stats.changed == 1
