@@ -8,7 +8,7 @@ are refused rather than dropped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx
 
@@ -34,7 +34,7 @@ class _Scope:
     outer: _Scope | None = None
     depth: int = 0
     where: str = "the main graph"
-    functions: frozenset[tuple[str, str, str]] = field(default_factory=frozenset)
+    in_function: bool = False
 
     def sees(self, name: str) -> bool:
         scope: _Scope | None = self
@@ -203,6 +203,7 @@ def _check_attribute(node: onnx.NodeProto, attr: onnx.AttributeProto, scope: _Sc
     where = f"attribute {attr.name!r} of {label(node)}"
     for text in (attr.s, *attr.strings):
         _check_utf8(text, where)
+    _check_kind(attr, where, scope)
     if attr.HasField("sparse_tensor") or attr.sparse_tensors:
         raise ModelError("sparse-tensor", f"{where} is a sparse tensor", "store it dense")
     for tensor in ([attr.t] if attr.HasField("t") else []) + list(attr.tensors):
@@ -212,8 +213,29 @@ def _check_attribute(node: onnx.NodeProto, attr: onnx.AttributeProto, scope: _Sc
             )
         check_tensor(tensor, where)
     for body in ([attr.g] if attr.HasField("g") else []) + list(attr.graphs):
-        inner = _Scope(set(), scope, scope.depth + 1, f"the body {body.name!r} in {label(node)}")
+        name = f"the body {body.name!r} in {label(node)}"
+        inner = _Scope(set(), scope, scope.depth + 1, name, scope.in_function)
         check_graph(body, inner)
+
+
+def _check_kind(attr: onnx.AttributeProto, where: str, scope: _Scope) -> None:
+    """Refuse an attribute that says one kind and holds another, or refers to a function's attribute."""
+    if attr.ref_attr_name:
+        if not scope.in_function:
+            raise ModelError(
+                "bad-attribute", f"{where} refers to {attr.ref_attr_name!r} outside of a function"
+            )
+        return
+    needed = _HOLDERS.get(attr.type)
+    if (
+        attr.type not in onnx.AttributeProto.AttributeType.values()
+        or attr.type == onnx.AttributeProto.UNDEFINED
+    ):
+        raise ModelError("bad-attribute", f"{where} is of the unknown kind {attr.type}", "export it again")
+    if needed is not None and not attr.HasField(needed):
+        raise ModelError(
+            "bad-attribute", f"{where} holds nothing of the kind that it says", "export it again"
+        )
 
 
 def _check_utf8(text: bytes, where: str) -> None:
@@ -240,6 +262,15 @@ def _check_graph_outputs(graph: onnx.GraphProto, scope: _Scope) -> None:
             )
         seen.add(info.name)
         _check_info(info, "output", scope.where)
+
+
+# Kind of attribute -> the field that must then be set; numbers have defaults, these have not.
+_HOLDERS: Mapping[int, str] = {
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+}
 
 
 # --- order ------------------------------------------------------------------------------------------
@@ -285,7 +316,7 @@ def _check_cycles(nodes: Sequence[onnx.NodeProto], scope: _Scope) -> None:
 
 def _check_function(function: onnx.FunctionProto) -> None:
     where = f"the function {function.domain}::{function.name}"
-    scope = _Scope(set(), where=where)
+    scope = _Scope(set(), where=where, in_function=True)
     for name in function.input:
         _declare(name, "input", scope)
     _declare_outputs_of(function.node, scope)

@@ -10,7 +10,9 @@ from onnx.shape_inference import InferenceError
 
 from ..errors import InvalidGraph
 from ..ops import register
+from .limits import bounded_memory
 from .skeleton import skeleton
+from .tensor_guards import MOST_AXES
 from .walk import all_values
 
 # Names that onnx makes up for sizes it cannot know.
@@ -30,17 +32,20 @@ def infer_shapes(model: ir.Model) -> None:
     """
     register()
     inferred = _inferred(model)
+    given = _symbols(model)
     for value in all_values(model):
         found = inferred.get(value.name or "")
         if found is not None and not value.is_initializer():
-            _refresh(value, found)
+            _refresh(value, found, given)
 
 
 def _inferred(model: ir.Model) -> Types:
+    proto = skeleton(model)
     try:
-        done = onnx.shape_inference.infer_shapes(
-            skeleton(model), check_type=True, strict_mode=True, data_prop=True
-        )
+        with bounded_memory(memory_for(proto)):
+            done = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except MemoryError as err:
+        raise out_of_bounds() from err
     except (InferenceError, RuntimeError, ValueError, TypeError) as err:
         raise InvalidGraph(
             "shape-inference",
@@ -50,6 +55,20 @@ def _inferred(model: ir.Model) -> Types:
     types: Types = {}
     _collect(done.graph, types)
     return types
+
+
+def memory_for(proto: onnx.ModelProto) -> int:
+    """Return the memory that inference of a sane model stays far below, in bytes."""
+    return (512 << 20) + 64 * int(proto.ByteSize())
+
+
+def out_of_bounds() -> InvalidGraph:
+    """Return the refusal of a model whose inference would take all memory."""
+    return InvalidGraph(
+        "shape-inference",
+        "the sizes that the graph computes are absurd: inferring them takes more memory than any real model",
+        "the file is damaged or hostile",
+    )
 
 
 def _short(text: str, limit: int = 600) -> str:
@@ -67,23 +86,33 @@ def _collect(graph: onnx.GraphProto, types: Types) -> None:
                 _collect(attr.g, types)
 
 
-def _refresh(value: ir.Value, found: onnx.TypeProto) -> None:
+def _symbols(model: ir.Model) -> frozenset[str]:
+    """Return the symbolic sizes that the inputs name; some exporters name them like onnx's made-up ones."""
+    shapes = [value.shape for value in model.graph.inputs if value.shape is not None]
+    return frozenset(
+        dim.value for shape in shapes for dim in shape.dims if not isinstance(dim, int) and dim.value
+    )
+
+
+def _refresh(value: ir.Value, found: onnx.TypeProto, given: frozenset[str]) -> None:
     kind = ir.serde.deserialize_type_proto_for_type(found)
     if kind is not None and kind != value.type and getattr(kind, "dtype", None) != ir.DataType.UNDEFINED:
         # A new object: clones share the type, so it must not be edited.
         value.type = kind
+    if len(found.tensor_type.shape.dim) > MOST_AXES:
+        raise out_of_bounds()
     shape = ir.serde.deserialize_type_proto_for_shape(found)
     if shape is not None:
-        merged = _merged(value.shape, shape)
+        merged = _merged(value.shape, shape, given)
         if value.shape is None or merged != list(value.shape.dims):
             value.shape = ir.Shape(merged)
 
 
-def _merged(stored: ir.Shape | None, inferred: ir.Shape) -> list[int | str | None]:
-    new = [_known(dim) for dim in inferred.dims]
+def _merged(stored: ir.Shape | None, inferred: ir.Shape, given: frozenset[str]) -> list[int | str | None]:
+    new = [_known(dim, given) for dim in inferred.dims]
     if stored is None or len(stored) != len(new):
         return new
-    old = [_known(dim) for dim in stored.dims]
+    old = [_known(dim, given) for dim in stored.dims]
     return [_better(a, b) for a, b in zip(new, old, strict=True)]
 
 
@@ -91,8 +120,8 @@ def _better(inferred: int | str | None, stored: int | str | None) -> int | str |
     return stored if inferred is None else inferred
 
 
-def _known(dim: int | ir.SymbolicDim) -> int | str | None:
+def _known(dim: int | ir.SymbolicDim, given: frozenset[str]) -> int | str | None:
     if isinstance(dim, int):
         return dim
     name = dim.value
-    return None if name is None or _MADE_UP.fullmatch(name) else name
+    return None if name is None or (name not in given and _MADE_UP.fullmatch(name)) else name

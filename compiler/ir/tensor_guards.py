@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..errors import ModelError
 
 # NumPy holds at most 64 axes; real tensors have a handful.
-_MOST_AXES = 32
+MOST_AXES = 32
 _LARGEST_SIZE = 2**62
 
 _Kind = onnx.TensorProto
@@ -42,8 +42,8 @@ def check_dims(dims: Sequence[int], where: str) -> None:
             f"{where} has a negative size in {list(dims)}",
             "write an unknown size as a name, or leave it out",
         )
-    if len(dims) > _MOST_AXES:
-        raise ModelError("too-many-axes", f"{where} has {len(dims)} axes; at most {_MOST_AXES} are taken")
+    if len(dims) > MOST_AXES:
+        raise ModelError("too-many-axes", f"{where} has {len(dims)} axes; at most {MOST_AXES} are taken")
 
 
 def element_count(dims: Sequence[int]) -> int:

@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from ..errors import InvalidGraph
 from ..ops import register
+from .limits import bounded_memory
 from .quant_rules import check_quantizer
 from .schema_rules import check_schema
+from .shapes import memory_for, out_of_bounds
 from .skeleton import skeleton
 from .walk import Array, all_graphs, bodies, constant_tensor, node_label, values_of
 
@@ -189,8 +191,12 @@ def _check_array(value: ir.Value, tensor: ir.Tensor[Array]) -> None:
 
 
 def _full_check(model: ir.Model) -> None:
+    proto = skeleton(model, shapes=True)
     try:
-        onnx.checker.check_model(skeleton(model, shapes=True), full_check=True, check_custom_domain=True)
+        with bounded_memory(memory_for(proto)):
+            onnx.checker.check_model(proto, full_check=True, check_custom_domain=True)
+    except MemoryError as err:
+        raise out_of_bounds() from err
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as err:
         raise InvalidGraph("ir-checker", f"onnx's checker refuses the graph: {_short(str(err))}") from err
 

@@ -315,24 +315,53 @@ def test_a_negative_size_of_an_input() -> None:
 
 
 @pytest.mark.parametrize("op", ["ConstantOfShape", "Expand", "Tile"])
-def test_a_giant_result_is_not_materialised(op: str) -> None:
+def test_a_giant_result_is_refused_unmade(op: str) -> None:
     size = np.array([10**9], np.int64)
     inputs = {"ConstantOfShape": "s", "Expand": "one s", "Tile": "one s"}[op]
-    model = proto(
-        [node(op, inputs, "big"), node("ReduceMean", "big", "mean", keepdims=0), node("Add", "x mean", "y")],
-        constants={"s": size, "one": np.ones(1, np.float32)},
-    )
-    assert import_model(model).model.graph[0].op_type == op
+    nodes = [
+        node(op, inputs, "big"),
+        node("ReduceMean", "big", "mean", keepdims=0),
+        node("Add", "x mean", "y"),
+    ]
+    assert reason(proto(nodes, constants={"s": size, "one": np.ones(1, np.float32)})) == "value-too-large"
 
 
-def test_a_giant_range_is_not_materialised() -> None:
+def test_a_giant_range_is_refused_unmade() -> None:
     constants = {"a": np.float32(0), "b": np.float32(1e9), "d": np.float32(1)}
     nodes = [
         node("Range", "a b d", "big"),
         node("ReduceMean", "big", "mean", keepdims=0),
         node("Add", "x mean", "y"),
     ]
-    assert import_model(proto(nodes, constants=constants)).model.graph[0].op_type == "Range"
+    assert reason(proto(nodes, constants=constants)) == "value-too-large"
+
+
+def test_a_large_result_passes() -> None:
+    size = np.array([10**8], np.int64)
+    nodes = [
+        node("ConstantOfShape", "s", "big"),
+        node("ReduceMean", "big", "mean", keepdims=0),
+        node("Add", "x mean", "y"),
+    ]
+    import_model(proto(nodes, constants={"s": size}))
+
+
+def test_an_attribute_without_kind() -> None:
+    model = proto([node("LeakyRelu", "x", "y", alpha=0.1)])
+    model.graph.node[0].attribute[0].type = onnx.AttributeProto.UNDEFINED
+    assert reason(model) == "bad-attribute"
+
+
+def test_an_attribute_that_holds_nothing() -> None:
+    model = proto([node("Constant", "", "c"), node("Add", "x c", "y")])
+    model.graph.node[0].attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    assert reason(model) == "bad-attribute"
+
+
+def test_an_attribute_that_refers_to_one_of_no_function() -> None:
+    model = proto([node("LeakyRelu", "x", "y", alpha=0.1)])
+    model.graph.node[0].attribute[0].ref_attr_name = "outer"
+    assert reason(model) == "bad-attribute"
 
 
 # --- nesting and functions --------------------------------------------------------------------------
@@ -429,3 +458,22 @@ def test_a_function_that_returns_its_input_leaves_names_alone() -> None:
     passing = helper.make_function("local", "F0", ["a"], ["a"], [], [helper.make_opsetid("", 17)])
     model = import_model(with_functions([passing])).model
     assert [one.name for one in (*model.graph.inputs, *model.graph.outputs)] == ["x", "y"]
+
+
+# --- sizes that shape inference would take all memory for -------------------------------------------
+
+
+def test_a_shape_of_a_billion_sizes_ends_quickly() -> None:
+    # The length of `sizes` becomes a rank: onnx's inference adds one dimension per element.
+    nodes = [node("ConstantOfShape", "n", "zeros"), node("Concat", "one zeros", "sizes", axis=0)]
+    nodes += [node("Cast", "sizes", "pads", to=TensorProto.INT64), node("ConstantOfShape", "pads", "big")]
+    nodes += [node("ReduceMean", "big", "mean", keepdims=0), node("Add", "x mean", "y")]
+    model = proto(nodes, constants={"n": np.array([10**9], np.int64), "one": np.ones(1, np.float32)})
+    assert reason(model) == "shape-inference"
+
+
+def test_a_slice_that_overflows_ends_quickly() -> None:
+    far = np.array([2**62], np.int64)
+    nodes = [node("Shape", "x", "s"), node("Slice", "s a b c b", "t"), node("Expand", "x t", "y")]
+    model = proto(nodes, [value("x", ("n", 4))], [value("y", None)], {"a": far * 0, "b": far, "c": far * 0})
+    assert reason(model) == "shape-inference"
