@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..artifact.read import Artifact, open_artifact
 from ..backend import Array, Arrays, Executable, Port
 from ..data import Samples, Source, open_samples
-from ..errors import DataError, nearest
+from ..errors import ArtifactError, DataError, nearest
 from ..registry import BACKENDS
 from ..runtime import load
 from .figures import compare_metric
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 REFERENCE_SAMPLES = 64
+# The reference is made to be right, not fast: no new sample is begun after this time.
+REFERENCE_SECONDS = 60.0
 LAYER_SAMPLES = 16
 
 
@@ -76,7 +80,7 @@ def verify_artifact(
 ) -> VerifyReport:
     """Verify an artifact.
 
-    Outputs are compared with the reference semantics of the payload (the first 64 samples) and with the
+    Outputs are compared with the reference semantics of the payload (64 samples, a minute) and with the
     golden outputs; layers (16 samples) and metrics (all samples) with the float original. Only outputs decide
     `passed`.
 
@@ -102,12 +106,14 @@ def verify_artifact(
         DataError: data that do not fit, unknown output names, labels that do not fit the metric.
         ModelError: the reference model is refused.
     """
+    if samples is not None and samples < 1:
+        raise DataError("verify-no-samples", f"{samples} samples verify nothing", "ask for at least one")
     found = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
     notes: list[str] = []
     opened = _open_data(found, data, samples, notes)
     original = open_original(found, reference_model, notes)
     with contextlib.closing(load(found.path, threads)) as executable:
-        runs: Batches = opened if opened is not None else GoldenRuns([i for i, _ in found.golden()][:samples])
+        runs = opened if opened is not None else _golden(found, samples)
         work = _Work(found, runs, opened, executable, original, progress or _silent, notes)
         outputs = _check_outputs(work, _limits(found, rtol or {}, atol or {}))
         layer_report = _layers(work, limit_db) if layers or bisect else None
@@ -144,10 +150,25 @@ def _open_data(
     return opened if limit is None else opened.head(limit)
 
 
+def _golden(artifact: Artifact, limit: int | None) -> Batches:
+    inputs = [sample for sample, _ in artifact.golden()][:limit]
+    if not inputs:
+        raise DataError(
+            "verify-no-samples", "the artifact carries no golden samples", "give samples with --data"
+        )
+    return GoldenRuns(inputs)
+
+
 def _limits(artifact: Artifact, rtol: Mapping[str, float], atol: Mapping[str, float]) -> dict[str, Limit]:
     ports = artifact.signature.outputs
     rtol, atol = _by_name(rtol, ports), _by_name(atol, ports)
     bounds = artifact.manifest.bounds
+    if unbounded := [port.name for port in ports if port.name not in bounds]:
+        raise ArtifactError(
+            "artifact-manifest",
+            f"the manifest states no bound for output {unbounded[0]!r}",
+            "compile it again",
+        )
     stated = {
         p.name: Limit(bounds[p.name].atol, bounds[p.name].rtol_of_max, bounds[p.name].how) for p in ports
     }
@@ -173,15 +194,19 @@ def _check_outputs(work: _Work, limits: Mapping[str, Limit]) -> tuple[OutputChec
     for inputs, want in work.artifact.golden():
         judge_all(golden, work.executable.run(inputs), want)
     reference = {name: OutputJudge(name, "reference", limit) for name, limit in limits.items()}
-    total = min(len(work.runs), REFERENCE_SAMPLES)
-    if total < len(work.runs):
-        work.notes.append(
-            f"outputs compared with the reference on the first {total} of {len(work.runs)} samples"
-        )
+    done, total = 0, min(len(work.runs), REFERENCE_SAMPLES)
+    end = time.monotonic() + REFERENCE_SECONDS
     with contextlib.closing(_reference(work.artifact)) as oracle:
-        for done, inputs in zip(range(total), work.runs.batches(), strict=False):
+        for inputs in itertools.islice(work.runs.batches(), total):
             judge_all(reference, work.executable.run(inputs), oracle.run(inputs))
-            work.progress("reference", done + 1, total)
+            done += 1
+            work.progress("reference", done, total)
+            if time.monotonic() > end:
+                break
+    if done < len(work.runs):
+        work.notes.append(
+            f"outputs compared with the reference on the first {done} of {len(work.runs)} samples"
+        )
     judges = [*reference.values(), *golden.values()]
     return tuple(judge.result() for judge in judges if judge.seen)
 

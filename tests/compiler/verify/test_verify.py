@@ -141,6 +141,33 @@ def test_a_tolerance_for_an_unknown_output_is_refused(case) -> None:
     assert caught.value.reason == "unknown-output"
 
 
+def test_nothing_to_verify_on_is_refused(case) -> None:
+    with pytest.raises(DataError) as caught:
+        pared.verify(case.artifact, samples=0)
+    assert caught.value.reason == "verify-no-samples"
+    raw = json.loads((case.artifact / "manifest.json").read_text())
+    shutil.rmtree(case.artifact / "golden")
+    raw["files"] = {name: record for name, record in raw["files"].items() if "golden" not in name}
+    (case.artifact / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(DataError) as caught:
+        pared.verify(case.artifact)
+    assert caught.value.reason == "verify-no-samples"
+    assert pared.verify(case.artifact, case.data, samples=3).passed
+
+
+def test_an_output_without_a_stated_bound_is_refused(case) -> None:
+    refresh(case.artifact, bounds={})
+    with pytest.raises(ArtifactError, match="no bound for output 'scores'"):
+        pared.verify(case.artifact)
+
+
+def test_a_slow_reference_stops_in_time_and_says_so(case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pared.compiler.verify.verify.REFERENCE_SECONDS", -1.0)
+    report = pared.verify(case.artifact, case.data, layers=False)
+    assert [check.samples for check in report.outputs if check.against == "reference"] == [1]
+    assert any("first 1 of 200" in note for note in report.notes)
+
+
 def test_data_that_do_not_fit_are_refused(case) -> None:
     with pytest.raises(DataError) as caught:
         pared.verify(case.artifact, {"x": case.data["x"][:, :3]})
