@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from .errors import Cancelled, ParedError, PassFailed
+from .errors import Cancelled, InvalidGraph, ParedError, PassFailed
 from .ir.export import save
 from .ir.shapes import infer_shapes
 from .ir.stats import Counts, count
@@ -98,7 +98,7 @@ class Manager:
         except (Cancelled, PassFailed):
             raise
         except ParedError as err:
-            if err.reason.startswith("graph-"):
+            if isinstance(err, InvalidGraph):
                 raise self._failure(model, draft, p, position, err) from err
             raise
         except Exception as err:

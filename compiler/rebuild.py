@@ -109,20 +109,20 @@ def _source(manifest: Manifest, model: Path | None) -> Path:
             "source-unknown", "the artifact was compiled from a model in memory", "give it with -m M.onnx"
         )
     path = model if model is not None else Path(str(recorded))
-    _check_hash(path, manifest.source.sha256, "source-changed", "-m M.onnx")
+    _check_hash(path, manifest.source.sha256, "-m M.onnx")
     for name, digest in manifest.source.external.items():
-        _check_hash(path.parent / name, digest, "source-changed", "-m M.onnx")
+        _check_hash(path.parent / name, digest, "-m M.onnx")
     return path
 
 
-def _check_hash(path: Path, digest: str, reason: str, flag: str) -> None:
+def _check_hash(path: Path, digest: str, flag: str) -> None:
     if not path.is_file():
         raise DataError("source-missing", f"{path} is not there", f"say where it is now with {flag}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != digest:
         raise DataError(
-            reason,
+            "source-changed",
             f"{path} is not the file the artifact was compiled from: its sha256 is {found[:12]}…, "
             f"the manifest says {digest[:12]}…",
             f"give the original with {flag}, or compile anew",

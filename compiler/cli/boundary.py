@@ -17,7 +17,8 @@ from . import exitcodes
 # Typer's usage errors share this base in every version, whether Click is vendored or not.
 _USAGE_ERROR = typer.BadParameter.__mro__[1]
 
-_OS_REASONS = {
+# errno -> reason code and next step, for errors of the system that nobody translated before.
+OS_REASONS = {
     errno.ENOSPC: ("disk-full", "free some space or choose another place"),
     errno.EDQUOT: ("disk-full", "free some space or choose another place"),
     errno.EACCES: ("not-permitted", "check the permissions or choose another place"),
@@ -56,8 +57,8 @@ def _as_pared_error(error: BaseException) -> ParedError | None:
         return error
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
-    if isinstance(error, OSError) and error.errno in _OS_REASONS:
-        reason, step = _OS_REASONS[error.errno]
+    if isinstance(error, OSError) and error.errno in OS_REASONS:
+        reason, step = OS_REASONS[error.errno]
         place = f"{error.filename}: " if error.filename else ""
         return ParedError(reason, f"{place}{os.strerror(error.errno)}", step)
     if isinstance(error, MemoryError):
