@@ -40,22 +40,18 @@ class InputChecker:
     def __call__(self, inputs: Mapping[str, object]) -> Mapping[str, Array]:
         """Return arrays that fit, or raise `DataError`."""
         passed = self._passed
-        if passed is not None and len(inputs) == len(passed):
-            arrays = {name: inputs.get(name) for name, _, _ in passed}
-            if all(_is_like(arrays[name], dtype, shape) for name, dtype, shape in passed):
-                return cast(Mapping[str, Array], arrays)
+        if passed is not None and isinstance(inputs, dict) and len(inputs) == len(passed):
+            for name, dtype, shape in passed:
+                array = inputs.get(name)
+                if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                    break
+                if not array.flags.c_contiguous:
+                    break
+            else:
+                return cast(dict[str, Array], inputs)
         checked = check_inputs(self._signature, inputs)
         self._passed = tuple((name, array.dtype, array.shape) for name, array in checked.items())
         return checked
-
-
-def _is_like(array: object, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bool:
-    return (
-        isinstance(array, np.ndarray)
-        and array.shape == shape
-        and array.dtype == dtype
-        and bool(array.flags.c_contiguous)
-    )
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, object]) -> dict[str, Array]:

@@ -94,17 +94,16 @@ def run_session(
     if session not in _signatures:
         _signatures[session] = session_signature(session)
     signature = _signatures[session]
-    return run_checked(
-        session, check_inputs(signature, inputs), outputs or [port.name for port in signature.outputs]
-    )
+    names = [port.name for port in signature.outputs] if outputs is None else list(outputs)
+    return run_checked(session, check_inputs(signature, inputs), names)
 
 
 def run_checked(
-    session: onnxruntime.InferenceSession, inputs: Arrays, outputs: Sequence[str]
+    session: onnxruntime.InferenceSession, inputs: Arrays, outputs: list[str]
 ) -> dict[str, Array]:
     """Run with inputs that were checked already; raises `DataError` when a node fails on them."""
     try:
-        results = session.run(list(outputs), dict(inputs))
+        results = session.run(outputs, inputs)
     except _error_types() as err:
         raise DataError(
             "run-failed",

@@ -3,7 +3,7 @@ import pytest
 
 from pared.compiler.backend import Port, Signature
 from pared.compiler.errors import DataError
-from pared.compiler.inputs import check_inputs
+from pared.compiler.inputs import InputChecker, check_inputs
 
 IMAGE = Signature((Port("x", "FLOAT", (1, 3, 8, 10)),), ())
 BATCH = Signature((Port("a", "INT32", ("N", 2)), Port("b", "FLOAT", ("N",))), ())
@@ -104,3 +104,48 @@ def test_symbolic_sizes_must_agree_between_inputs():
 def test_unnamed_sizes_need_not_agree():
     free = Signature((Port("a", "FLOAT", ("",)), Port("b", "FLOAT", ("",))), ())
     assert check_inputs(free, {"a": zeros(2), "b": zeros(3)})["b"].shape == (3,)
+
+
+def test_a_checker_hands_fitting_arrays_through():
+    check = InputChecker(IMAGE)
+    first, second = {"x": zeros(1, 3, 8, 10)}, {"x": zeros(1, 3, 8, 10)}
+    assert check(first)["x"] is first["x"]
+    assert check(second)["x"] is second["x"]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"x": zeros(1, 8, 10, 3)},
+        {"x": zeros(1, 3, 8, 10, dtype=np.float64)},
+        {"y": zeros(1, 3, 8, 10)},
+        {},
+        zeros(1, 3, 8, 10),
+        {"x": zeros(1, 3, 8, 10), "y": zeros(1)},
+    ],
+)
+def test_a_checker_refuses_wrong_arrays_after_right_ones(later):
+    check = InputChecker(IMAGE)
+    check({"x": zeros(1, 3, 8, 10)})
+    with pytest.raises(DataError):
+        check(later)
+
+
+def test_a_checker_casts_after_right_ones():
+    check = InputChecker(IMAGE)
+    check({"x": zeros(1, 3, 8, 10)})
+    assert check({"x": zeros(1, 3, 8, 10, dtype=np.int8)})["x"].dtype == np.float32
+
+
+def test_a_checker_turns_strided_arrays_after_right_ones():
+    check = InputChecker(IMAGE)
+    check({"x": zeros(1, 3, 8, 10)})
+    assert check({"x": zeros(1, 8, 10, 3).transpose(0, 3, 1, 2)})["x"].flags.c_contiguous
+
+
+def test_a_checker_takes_another_size_of_a_free_dimension():
+    check = InputChecker(BATCH)
+    for size in (2, 3, 2):
+        check({"a": zeros(size, 2, dtype=np.int32), "b": zeros(size)})
+    with pytest.raises(DataError, match="'N'"):
+        check({"a": zeros(2, 2, dtype=np.int32), "b": zeros(3)})

@@ -1,7 +1,9 @@
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -149,3 +151,15 @@ def test_loading_needs_neither_onnx_nor_the_ir(artifact):
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_a_zip_loads_and_runs(artifact, tmp_path):
+    path = shutil.make_archive(str(tmp_path / "packed"), "zip", artifact)
+    with runtime.load(path) as model:
+        assert model.run(INPUTS[0])["y"].tolist() == OUTPUTS[0]["y"].tolist()
+
+
+def test_any_mapping_may_hold_the_inputs(artifact):
+    with runtime.load(artifact) as model:
+        for _ in range(2):
+            assert model.run(MappingProxyType(INPUTS[0]))["y"].tolist() == OUTPUTS[0]["y"].tolist()
