@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -134,12 +135,18 @@ def _refuse_objects(purpose: str, path: Path, name: str, dtype: np.dtype[np.gene
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """Return shape, Fortran order and dtype; raises `ValueError` for what is no header."""
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"npy format version {version} is for structured arrays")
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"npy format version {version} is for structured arrays")
+    try:
+        shape, fortran, dtype = readers[version](stream)
+    except (tokenize.TokenError, RecursionError, MemoryError) as err:  # NumPy parses it as Python source
+        raise ValueError(f"damaged header: {type(err).__name__}") from err
+    if any(size < 0 for size in shape):
+        raise ValueError(f"damaged header: shape {shape}")
+    return shape, fortran, dtype
 
 
 def _zip_column(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, purpose: str) -> Column:

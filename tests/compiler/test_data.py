@@ -356,6 +356,14 @@ def test_a_truncated_npy_is_corrupt(tmp_path: Path) -> None:
     assert reason(tmp_path / "x.npy") == "calibration-corrupt"
 
 
+@pytest.mark.parametrize("shape", ["(-5, -3, 4, 6)", "(5, 3, 4, 6", "(" * 300, "(5, 3, 4, 'a')"])
+def test_a_damaged_npy_header_is_corrupt(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(1000).encode() + b"\n"
+    raw = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + X.tobytes()
+    (tmp_path / "x.npy").write_bytes(raw)
+    assert reason(tmp_path / "x.npy") == "calibration-corrupt"
+
+
 def test_an_empty_npy_is_corrupt(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"")
     assert reason(tmp_path / "x.npy") == "calibration-corrupt"
