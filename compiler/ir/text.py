@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .digest import tensor_digest
-from .walk import bodies
+from .walk import named_bodies
 
 # Constants up to this many elements are written out; larger ones as a digest.
 _SHOWN = 16
@@ -71,7 +71,8 @@ class _Printer:
         )
         suffix = f" {{{' '.join(attributes)}}}" if attributes else ""
         yield f"{indent}{outputs} = {kind}({inputs}){suffix}"
-        for body in bodies(node):
+        for name, body in named_bodies(node):
+            yield f"{indent}  {name}:"
             yield from self.graph(body, indent + "    ")
 
 
@@ -134,7 +135,8 @@ def _lines(graph: ir.Graph) -> Iterator[str]:
         names = [None if value is None else value.name for value in node.inputs]
         made = [value.name for value in node.outputs]
         yield repr((node.name, node.domain, node.op_type, names, made, attributes))
-        for body in bodies(node):
+        for name, body in named_bodies(node):
+            yield f"body {name}"
             yield from _lines(body)
     yield "outputs " + repr([(value.name, _type(value)) for value in graph.outputs])
 

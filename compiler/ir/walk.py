@@ -40,6 +40,16 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
     return found
 
 
+def named_bodies(node: ir.Node) -> list[tuple[str, ir.Graph]]:
+    """Return the bodies of `node` with their attribute names, sorted by name."""
+    return [
+        (name, body)
+        for name, attr in sorted(node.attributes.items())
+        if not attr.is_ref() and attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+        for body in (attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else [attr.as_graph()])
+    ]
+
+
 def graphs_in(graph: ir.Graph) -> Iterator[ir.Graph]:
     """Yield `graph` and every graph nested in it, outer before inner."""
     pending = [graph]

@@ -57,8 +57,12 @@ def test_an_unknown_batch_counts_as_one() -> None:
 
 
 def test_a_scan_counts_its_body_per_step() -> None:
-    step = body("s", [node("MatMul", "xt w", "out"), node("Identity", "st", "st2")],
-                [value("st", (4,)), value("xt", (2, 4))], [value("st2", (4,)), value("out", (2, 3))])  # fmt: skip
+    step = body(
+        "s",
+        [node("MatMul", "xt w", "out"), node("Identity", "st", "st2")],
+        [value("st", (4,)), value("xt", (2, 4))],
+        [value("st2", (4,)), value("out", (2, 3))],
+    )
     model = proto(
         [node("Scan", "h x", "hn y", body=step, num_scan_inputs=1)],
         [value("h", (4,)), value("x", (6, 2, 4))],
