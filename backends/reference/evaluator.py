@@ -20,7 +20,7 @@ from onnx.reference.op_run import OpRun, RuntimeContextError, RuntimeImplementat
 from ...compiler.backend import Array, Arrays, Port, Signature
 from ...compiler.errors import DataError, ModelError, ParedError, UnsupportedOp, nearest
 from ...compiler.inputs import check_inputs
-from . import control, dense, integer, linear_quant, own_ops, pooling, recurrent, resize, widened
+from . import control, dense, integer, linear_quant, own_ops, padding, pooling, recurrent, resize, widened
 from .base import REFERENCE_DOMAIN
 from .base import Array as Numbers
 from .regions import use_integer_layers
@@ -34,6 +34,7 @@ KERNELS: tuple[type[OpRun], ...] = (
     pooling.AveragePool,
     pooling.GlobalAveragePool,
     pooling.GlobalMaxPool,
+    padding.Pad,
     widened.LRN,
     widened.LpNormalization,
     resize.Resize,

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx.reference.ops._op_list import MaxPool as _MaxPoolWithIndices
 
 from .base import Array, Kernel, accumulator, padding_fill
 from .windows import Window, make_window, pad_for, taps
 
 
-class MaxPool(_MaxPoolWithIndices):
-    """ONNX MaxPool; the second output (indices) takes onnx's own slow kernel."""
+class MaxPool(Kernel):
+    """ONNX MaxPool with its optional indices."""
 
-    def _run(  # type: ignore[no-untyped-def,override]
-        self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None,
-        storage_order=None, strides=None,
-    ):  # fmt: skip
-        if len(self.onnx_node.output) > 1 and self.onnx_node.output[1]:
-            return super()._run(  # type: ignore[no-untyped-call]
-                x, auto_pad=auto_pad, ceil_mode=ceil_mode, dilations=dilations, kernel_shape=kernel_shape,
-                pads=pads, storage_order=storage_order, strides=strides,
-            )  # fmt: skip
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: list[int] | None = None,
+        kernel_shape: list[int] | None = None,
+        pads: list[int] | None = None,
+        storage_order: int | None = None,
+        strides: list[int] | None = None,
+    ) -> tuple[Array, ...]:
+        assert kernel_shape is not None, "MaxPool requires kernel_shape"
         window = make_window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
+        if len(self.onnx_node.output) > 1 and self.onnx_node.output[1]:
+            return _largest_with_index(x, window, column_major=bool(storage_order))
         return (_largest(x, window),)
+
+
+def _largest_with_index(x: Array, window: Window, column_major: bool) -> tuple[Array, Array]:
+    """Return the maxima and where the first of each is in the flattened `x`."""
+    places = np.arange(x[0, 0].size).reshape(x.shape[2:], order="F" if column_major else "C")
+    planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *(1,) * len(window.out))
+    values = taps(pad_for(x, window, padding_fill(x.dtype)), window)
+    positions = taps(pad_for(places[None, None], window, 0), window)
+    best = next(values)[1].copy()
+    index = np.broadcast_to(next(positions)[1], best.shape).copy()
+    for (_, value), (_, position) in zip(values, positions, strict=True):
+        larger = value > best
+        best, index = np.where(larger, value, best), np.where(larger, position, index)
+    return best, np.asarray(index + planes * places.size, np.int64)
 
 
 def _largest(x: Array, window: Window) -> Array:
