@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -82,6 +82,7 @@ class Manager:
             model, record = self._step(model, p, position, counts, ctx)
             counts = record.after
             records.append(record)
+            ctx = replace(ctx, attachments={**ctx.attachments, **record.stats.attachments})
             self._dump(model, position, p.name)
         verify_graph(model)
         ctx.progress("passes", len(passes), len(passes))

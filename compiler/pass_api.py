@@ -69,6 +69,7 @@ class Context:
         exclude: node names or regular expressions (full match) that lossy passes leave alone.
         progress: called as `progress(label, done, total)`; may be called from any thread.
         cancel: set to stop; passes call `check_cancelled()` in their loops.
+        attachments: what earlier passes of the pipeline attached; how one hands findings on to another.
     """
 
     calibration: Samples | None = None
@@ -77,6 +78,7 @@ class Context:
     exclude: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = _no_progress
     cancel: threading.Event = field(default_factory=threading.Event)
+    attachments: Mapping[str, str] = field(default_factory=dict)
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` when the user asked to stop."""

@@ -39,6 +39,7 @@ PASSES: PassTable = {
     "dead-code": _pass("canonicalize.dead_code", "DeadCode"),
     "relu-into-quantizer": _pass("canonicalize.relu_into_quantizer", "ReluIntoQuantizer"),
     "compact-constants": _pass("canonicalize.compact_constants", "CompactConstants"),
+    "estimate-ranges": _pass("quantize.datafree", "EstimateRanges"),
     "equalize": _pass("quantize.equalize", "Equalize"),
     "quantize": _pass("quantize.quantize", "Quantize"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),

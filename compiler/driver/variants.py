@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -52,6 +52,7 @@ def build_variants(job: Job, manager: Manager) -> Variants:
 def _rest(
     exact: PipelineResult, passes: list[Pass] | tuple[Pass, ...], ctx: Context, manager: Manager
 ) -> PipelineResult:
+    ctx = replace(ctx, attachments=exact.attachments)
     result = manager.run(exact.model, passes, ctx, first=len(exact.records) + 1)
     return PipelineResult(result.model, exact.records + result.records)
 

@@ -9,20 +9,58 @@ This reads BatchNorm nodes, so it runs before they are folded; the names of valu
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.errors import PipelineError
 from ...compiler.ir import walk
-from ...compiler.pass_api import Refusal
+from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from .plan import Decision, QuantPlan, Site
 from .scales import Range
 
 Floats = npt.NDArray[np.floating]
+
+ATTACHMENT = "estimated_ranges.json"
+
+
+@dataclass(frozen=True)
+class EstimateRanges:
+    """Estimate activation ranges from BatchNorm statistics, for `quantize` without calibration data.
+
+    Exact: changes nothing. Has to stand before the pass that folds BatchNorm nodes. The ranges go to later
+    passes, and to the report, as the attachment `estimated_ranges.json`: value name -> [min, max].
+
+    Attributes:
+        sigmas: deviations around the mean that count as the range of a normal value.
+    """
+
+    name: ClassVar[str] = "estimate-ranges"
+    effect: ClassVar[Effect] = Effect.EXACT
+    sigmas: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.sigmas <= 20.0:
+            raise PipelineError("estimate-ranges-option", f"sigmas must be 1..20, got {self.sigmas:g}")
+
+    def apply(self, model: ir.Model, ctx: Context) -> PassStats:
+        """Return the ranges in the account; `model` is only read."""
+        found = capture_bn_ranges(model, self.sigmas)
+        stats = PassStats(details={"ranges_estimated": len(found)})
+        stats.attachments[ATTACHMENT] = json.dumps(found)
+        return stats
+
+
+def estimated_ranges(ctx: Context) -> dict[str, tuple[float, float]] | None:
+    """Return what `estimate-ranges` found earlier in the pipeline; None when it did not run."""
+    text = ctx.attachments.get(ATTACHMENT)
+    return None if text is None else {name: (low, high) for name, (low, high) in json.loads(text).items()}
 
 
 @dataclass(frozen=True)

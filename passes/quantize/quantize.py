@@ -12,6 +12,7 @@ from ...compiler.data import Samples
 from ...compiler.errors import DataError, PipelineError
 from ...compiler.pass_api import Context, Effect, PassStats
 from .calibrate import observe
+from .datafree import estimated_ranges, keep_ranged
 from .fallback import guard_inputs, input_layers
 from .improve import Improvements, improve
 from .materialize import apply_plan
@@ -129,12 +130,17 @@ class Quantize:
         """Return the calibrated plan for `model` and the account of it; `model` is not edited."""
         start = time.process_time()
         plan = decide(model.graph, self.policy(), ctx.exclude)
-        stats = PassStats(refused=list(plan.refusals))
         shared = shared_scales(model.graph, plan)
+        estimated = estimated_ranges(ctx) if ctx.calibration is None else None
+        if estimated is not None:
+            plan = keep_ranged(plan, estimated, shared)
+        stats = PassStats(refused=list(plan.refusals))
         values = {name for name, d in plan.activations().items() if not d.dynamic and name not in shared}
         method, ranges = self.range, dict[str, Range]()
-        samples = _samples(ctx) if values else None
-        if samples is not None:
+        samples = _samples(ctx) if values and estimated is None else None
+        if estimated is not None:
+            ranges = {value: Range(*estimated[value]) for value in values}
+        elif samples is not None:
             if method == "auto":
                 method, ranges = choose_method(model, plan, values, shared, samples, ctx, self.percentile)
             else:
@@ -149,7 +155,9 @@ class Quantize:
             plan = guard_inputs(model, plan, samples, ctx, stats)
         if samples is not None and self.weights == "auto" and self.bits == 8:
             plan = shrink_weights(model, plan, samples, ctx, stats, self.weight_range)
-        stats.details |= _details(plan, len(values)) | {"ranges": str(method)}
+        stats.details |= _details(plan, len(values)) | {
+            "ranges": str(method) if estimated is None else "estimated"
+        }
         stats.details["cpu_seconds"] = round(time.process_time() - start, 3)
         stats.attachments["quant_plan.json"] = plan.to_json()
         return plan, stats
@@ -168,7 +176,7 @@ def _samples(ctx: Context) -> Samples:
         raise DataError(
             "calibration-missing",
             "static quantization needs representative inputs, and none were given",
-            "pass calibration data, or choose act=dynamic or act=none",
+            "pass calibration data, put estimate-ranges first, or choose act=dynamic or act=none",
         )
     return ctx.calibration
 

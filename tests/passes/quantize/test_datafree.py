@@ -7,8 +7,13 @@ import onnx_ir as ir
 import pytest
 from small_models import graph, run
 
+from pared.compiler.errors import DataError, PipelineError
 from pared.compiler.ir.quant import QuantSpec
-from pared.passes.quantize.datafree import capture_bn_ranges, keep_ranged, spreads
+from pared.compiler.manager import Manager, PipelineResult
+from pared.compiler.pass_api import Context
+from pared.compiler.pipeline import parse_pipeline
+from pared.compiler.registry import MACROS, PASSES
+from pared.passes.quantize.datafree import EstimateRanges, capture_bn_ranges, keep_ranged, spreads
 from pared.passes.quantize.plan import Decision, QuantPlan, Site
 
 NETWORK = """g (float[N,3,8,8] x, float[6,3,3,3] a, float[6] g1, float[6] b1, float[6] m1, float[6] v1,
@@ -129,3 +134,34 @@ def test_layers_behind_unknown_values_keep_their_integer_weights() -> None:
 def test_a_value_is_known_when_the_one_that_it_shares_a_scale_with_is() -> None:
     plan = QuantPlan({Site("fc", "in0"): activation("flat")})
     assert keep_ranged(plan, {"pool": (0.0, 1.0)}, {"flat": "pool"}) == plan
+
+
+def compiled(model: ir.Model, text: str) -> PipelineResult:
+    return Manager().run(model, parse_pipeline(text, PASSES, MACROS), Context())
+
+
+def test_a_network_is_quantized_without_data() -> None:
+    model, x = network()
+    found = compiled(model, "estimate-ranges,canonicalize,quantize")
+    before, after = (run(m, {"x": x})["y"] for m in (model, found.model))
+    sqnr_db = 10 * np.log10(np.square(before).sum() / np.square(after - before).sum())
+    # 8 bits over six deviations leave a step of 12/255 deviations: 37 dB per layer; five layers add up.
+    assert sqnr_db > 25
+    assert found.records[-1].stats.details["ranges"] == "estimated"
+    assert sum(node.op_type == "QuantizeLinear" for node in found.model.graph) >= 4
+
+
+def test_the_first_layer_is_refused_because_nothing_is_known_of_the_input() -> None:
+    found = compiled(network()[0], "estimate-ranges,canonicalize,quantize")
+    reasons = [r.reason for r in found.records[-1].stats.refused]
+    assert "no BatchNorm statistics reach 'x': it stays float" in reasons
+
+
+def test_without_estimates_and_without_data_quantize_asks_for_them() -> None:
+    with pytest.raises(DataError, match="estimate-ranges"):
+        compiled(network()[0], "canonicalize,quantize")
+
+
+def test_sigmas_outside_their_range_are_refused() -> None:
+    with pytest.raises(PipelineError, match="sigmas"):
+        EstimateRanges(sigmas=0.5)
