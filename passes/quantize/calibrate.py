@@ -7,7 +7,7 @@ fetch a bounded amount of activations per run and count them at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,9 +18,9 @@ from ...compiler.data import Samples
 from ...compiler.errors import DataError
 from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantSpec
-from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
 from .observers import Extremes, Histogram, Method, range_by
+from .probe import Probe
 from .scales import Range
 
 Floats: TypeAlias = npt.NDArray[np.floating]
@@ -73,18 +73,18 @@ def extremes(
 ) -> dict[str, Extremes]:
     """Return the extremes of values, reduced inside the graph; one run per sample or batch."""
     probe, names = _with_reductions(model, values)
-    session = make_session(probe)
+    session = Probe(probe, ())
     found = {str(value.name): Extremes() for value in values}
     outputs = [name for pair in names.values() for name in pair if name]
     for batch in _batches(samples, 1 if per_sample else _BATCH, ctx):
-        results = run_session(session, batch, outputs)
+        results = session.run(batch, outputs)
         for name, (low, high) in names.items():
             bounds = _finite(name, results[low] if low else 0.0, results[high])
             found[name].update(*bounds)
     return found
 
 
-def _batches(samples: Samples, size: int, ctx: Context) -> Iterator[Mapping[str, npt.NDArray[np.generic]]]:
+def _batches(samples: Samples, size: int, ctx: Context) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
     size = size if samples.batchable else 1
     done = 0
     for batch in samples.batches(size):
@@ -139,7 +139,12 @@ def _reduce(graph: ir.Graph, value: ir.Value, op: str) -> str:
     node = ir.node(op, [value], {"keepdims": 0}, name=name)
     result = node.outputs[0]
     result.name, result.type, result.shape = name, value.type, ir.Shape(())
-    graph.append(node)
+    maker = value.producer()
+    # Right behind its maker, so that the activation need not live until the end of the run.
+    if maker is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(maker, node)
     graph.outputs.append(result)
     return name
 
@@ -148,11 +153,11 @@ def count(
     model: ir.Model, values: Sequence[ir.Value], samples: Samples, ctx: Context
 ) -> dict[str, Histogram]:
     """Return histograms of values; a run fetches at most `FETCH_BYTES` of them."""
-    session = make_session(model, extra_outputs=[str(value.name) for value in values])
+    session = Probe(model, [str(value.name) for value in values])
     found = {str(value.name): Histogram() for value in values}
     for batch in _batches(samples, 1, ctx):
         for group in _groups(values):
-            for name, array in run_session(session, batch, group).items():
+            for name, array in session.run(batch, group).items():
                 flat = np.asarray(array, np.float32)
                 _finite(name, flat.min(initial=0.0), flat.max(initial=0.0))
                 found[name].update(flat)
