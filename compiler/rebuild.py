@@ -102,7 +102,7 @@ def compare(first: Artifact, second: Artifact) -> list[str]:
     return found
 
 
-def _source(manifest: Manifest, model: Path | None) -> Path:
+def _source(manifest: Manifest, model: Path | None) -> Path | bytes:
     recorded = manifest.source.path
     if model is None and recorded is None:
         raise ArtifactError(
@@ -112,7 +112,8 @@ def _source(manifest: Manifest, model: Path | None) -> Path:
     _check_hash(path, manifest.source.sha256, "-m M.onnx")
     for name, digest in manifest.source.external.items():
         _check_hash(path.parent / name, digest, "-m M.onnx")
-    return path
+    # What came from memory goes in as it did then; a path would leave its traces in the reports.
+    return path if recorded is not None else path.read_bytes()
 
 
 def _check_hash(path: Path, digest: str, flag: str) -> None:
