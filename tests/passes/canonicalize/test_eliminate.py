@@ -81,7 +81,8 @@ def test_a_no_op_goes(step: str) -> None:
 def test_what_does_something_stays(step: str) -> None:
     extra = {"ends2": ints([2])} if "ends2" in step else {}
     extra |= {"training": np.array(True)} if "training" in step else {}
-    before = graph(f"g (float[2,3,4] x) => (float[q,r,s] y) {{ a = Neg(x)  b = {step}  c = Cast<to = 1>(b)  y = Neg(c) }}",
+    before = graph(f"g (float[2,3,4] x) => (float[q,r,s] y)"
+                   f" {{ a = Neg(x)  b = {step}  c = Cast<to = 1>(b)  y = Neg(c) }}",
                    **used(step), **extra)  # fmt: skip
     after, _ = run(before, Eliminate())
     assert step.split("(")[0].split("<")[0] in ops(after)
@@ -98,7 +99,8 @@ def test_relu_of_what_may_be_negative_stays() -> None:
 
 def test_relu_after_max_pool_of_relu_goes() -> None:
     before = graph(
-        "g (float[1,2,4,4] x) => (float[1,2,2,2] y) { a = Relu(x)  b = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a)  y = Relu(b) }"
+        "g (float[1,2,4,4] x) => (float[1,2,2,2] y)"
+        " { a = Relu(x)  b = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a)  y = Relu(b) }"
     )
     after, _ = run(before, Eliminate())
     assert ops(after) == ["Relu", "MaxPool"]
@@ -151,7 +153,8 @@ def test_one_value_under_two_output_names_keeps_an_identity() -> None:
 
 
 def test_symbolic_sizes_of_one_name_are_equal() -> None:
-    before = graph("g (float[n,3] x) => (float[n,3] y) { a = Relu(x)  b = Unsqueeze(a, z)  c = Squeeze(b, z)  y = Neg(c) }",
+    before = graph("g (float[n,3] x) => (float[n,3] y)"
+                   " { a = Relu(x)  b = Unsqueeze(a, z)  c = Squeeze(b, z)  y = Neg(c) }",
                    z=ints([0]))  # fmt: skip
     after, _ = run(before, Eliminate())
     assert ops(after) == ["Relu", "Neg"]
@@ -174,7 +177,8 @@ def test_transposes_that_undo_each_other_go() -> None:
 
 def test_two_transposes_become_one() -> None:
     before = graph(
-        "g (float[2,3,4] x) => (float[4,3,2] y) { a = Transpose<perm = [1,2,0]>(x)  y = Transpose<perm = [1,0,2]>(a) }"
+        "g (float[2,3,4] x) => (float[4,3,2] y)"
+        " { a = Transpose<perm = [1,2,0]>(x)  y = Transpose<perm = [1,0,2]>(a) }"
     )
     after, _ = run(before, Eliminate())
     same_graph(after, graph("g (float[2,3,4] x) => (float[4,3,2] y) { y = Transpose<perm = [2,1,0]>(x) }"))
@@ -198,7 +202,8 @@ def test_a_transpose_that_moves_ones_only_is_a_reshape() -> None:
 
 def test_reshapes_after_each_other_become_one() -> None:
     before = graph(
-        "g (float[2,3,4] x) => (float[6,4] y) { a = Reshape(x, flat)  b = Unsqueeze(a, axis)  y = Reshape(b, s) }",
+        "g (float[2,3,4] x) => (float[6,4] y)"
+        " { a = Reshape(x, flat)  b = Unsqueeze(a, axis)  y = Reshape(b, s) }",
         **used("flat axis"), s=ints([6, 4]),
     )  # fmt: skip
     after, _ = run(before, Eliminate())

@@ -77,7 +77,8 @@ def test_matmul_that_gets_a_bias_becomes_gemm() -> None:
 
 def test_the_layer_takes_the_name_of_the_normalised_value_and_keeps_its_own() -> None:
     before = graph(
-        f"g (float[1,3,6,6] x) => (float[1,4,4,4] y) {{ [c1] h = Conv(x, w)  [n1] k = {BN.format('h')}  y = Relu(k) }}",
+        f"g (float[1,3,6,6] x) => (float[1,4,4,4] y)"
+        f" {{ [c1] h = Conv(x, w)  [n1] k = {BN.format('h')}  y = Relu(k) }}",
         w=rand(4, 3, 3, 3), **norm(4),
     )  # fmt: skip
     after, _ = run(before, FoldBatchnorm())
@@ -140,7 +141,8 @@ def test_a_layer_with_a_second_reader_is_left() -> None:
 
 def test_a_layer_whose_value_is_an_output_is_left() -> None:
     before = graph(
-        f"g (float[1,3,6,6] x) => (float[1,4,4,4] y, float[1,4,4,4] h) {{ h = Conv(x, w)  y = {BN.format('h')} }}",
+        f"g (float[1,3,6,6] x) => (float[1,4,4,4] y, float[1,4,4,4] h)"
+        f" {{ h = Conv(x, w)  y = {BN.format('h')} }}",
         w=rand(4, 3, 3, 3), **norm(4),
     )  # fmt: skip
     refused(before, "'h' is also a graph output")
@@ -157,7 +159,8 @@ def test_a_shared_weight_is_left() -> None:
 
 def test_a_weight_that_is_an_output_is_left() -> None:
     before = graph(
-        f"g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[4,4,1,1] w) {{ h = Conv(x, w)  y = {BN.format('h')} }}",
+        f"g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[4,4,1,1] w)"
+        f" {{ h = Conv(x, w)  y = {BN.format('h')} }}",
         w=rand(4, 4, 1, 1), **norm(4),
     )  # fmt: skip
     refused(before, "weight 'w' is also a graph output")
@@ -165,7 +168,8 @@ def test_a_weight_that_is_an_output_is_left() -> None:
 
 def test_a_weight_that_is_an_input_is_left() -> None:
     before = graph(
-        f"g (float[1,4,6,6] x, float[4,4,1,1] w) => (float[1,4,6,6] y) {{ h = Conv(x, w)  y = {BN.format('h')} }}",
+        f"g (float[1,4,6,6] x, float[4,4,1,1] w) => (float[1,4,6,6] y)"
+        f" {{ h = Conv(x, w)  y = {BN.format('h')} }}",
         **norm(4),
     )
     refused(before, "the weight is not constant")

@@ -47,7 +47,8 @@ def test_a_symbolic_size_is_copied_by_the_reshape() -> None:
 
 def test_a_size_that_moves_to_another_place_is_inferred_by_the_reshape() -> None:
     before = graph(
-        "g (float[3,n] x) => (float[n,3] y) { s = Shape<start = 1>(x)  t = Concat<axis = 0>(s, three)  y = Reshape(x, t) }",
+        "g (float[3,n] x) => (float[n,3] y)"
+        " { s = Shape<start = 1>(x)  t = Concat<axis = 0>(s, three)  y = Reshape(x, t) }",
         three=ints([3]),
     )  # fmt: skip
     after, _ = run(before, FoldShapes())
@@ -95,7 +96,8 @@ def test_arithmetic_on_sizes(text: str, value: object) -> None:
     dtype = "int32" if "Cast" in text else "int64"
     dims = "" if np.ndim(value) == 0 else f"[{np.size(value)}]"
     before = graph(
-        f"g (float[2,3,4,5] x, {dtype}{dims} k) => ({dtype}{dims} y) {{ s = Shape(x)  r = {text}  y = Add(r, k) }}",
+        f"g (float[2,3,4,5] x, {dtype}{dims} k) => ({dtype}{dims} y)"
+        f" {{ s = Shape(x)  r = {text}  y = Add(r, k) }}",
         **kept,
     )
     after, _ = run(before, FoldShapes())
@@ -122,7 +124,8 @@ def test_arithmetic_on_data_is_no_business_of_it() -> None:
 def test_shapes_inside_bodies_see_outer_values() -> None:
     before = graph(
         """g (bool c, float[2,3] x) => (float[6] y) {
-            y = If(c) <then_branch = t () => (float[6] u) { s = Size(x)  q = Reshape(s, one)  u = Reshape(x, q) },
+            y = If(c) <then_branch = t () => (float[6] u) { s = Size(x)  q = Reshape(s, one)
+               u = Reshape(x, q) },
                        else_branch = e () => (float[6] v) { v = Reshape(x, rest) }>
         }""",
         one=ints([1]), rest=ints([-1]),

@@ -71,16 +71,14 @@ def test_relu_that_is_an_output_stays() -> None:
 
 
 def test_relu_before_nothing_that_quantizes_is_not_listed() -> None:
-    assert (
-        run(graph("g (float[8] x) => (float[8] y) { r = Relu(x)  y = Neg(r) }"), ReluIntoQuantizer())[
-            1
-        ].refused
-        == []
-    )
+    before = graph("g (float[8] x) => (float[8] y) { r = Relu(x)  y = Neg(r) }")
+    assert run(before, ReluIntoQuantizer())[1].refused == []
 
 
-QUANT = """g (float[64] x) => (float[64] y)
-{{ r = Relu(x)  y = qonnx.custom_op.general.Quant<signed = {}, narrow = 0, rounding_mode = "ROUND">(r, s, z, b) }}"""
+QUANT = """g (float[64] x) => (float[64] y) {{
+    r = Relu(x)
+    y = qonnx.custom_op.general.Quant<signed = {}, narrow = 0, rounding_mode = "ROUND">(r, s, z, b)
+}}"""
 QUANT_WEIGHTS = {
     "s": np.array(0.25, np.float32), "z": np.array(0, np.float32), "b": np.array(3, np.float32),
 }  # fmt: skip
