@@ -47,7 +47,7 @@ class Probe:
 
     def run(self, inputs: dict[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Return the values named; raises `DataError` when a node fails on the inputs."""
-        return run_checked(self._session, inputs, outputs)
+        return run_checked(self._session, inputs, list(outputs))
 
 
 def _big_weights(model: ir.Model) -> dict[str, Array]:
