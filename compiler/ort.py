@@ -191,6 +191,9 @@ def _options(threads: int | None, optimize: Optimize, low_memory: bool) -> onnxr
     # Denormals stay on: flushing them is set per thread and would leak into the caller's own arithmetic.
     options.enable_cpu_mem_arena = not low_memory
     options.enable_mem_pattern = not low_memory
+    # Weights in blocks are fused with their MatMul; level 1 keeps the activations in float32, while the
+    # default of 4 rounds them to int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if low_memory:
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options
