@@ -46,14 +46,14 @@ def samples(count: int, name: str) -> Iterator[dict[str, np.ndarray]]:
 
 def ours(source: Path, out: Path, count: int, method: str) -> None:
     """Import, clean up, quantize and write: what `pared compile` does before it looks for an engine."""
-    from ..backends.cpu.ort_engine import PAYLOAD, lower
     from ..compiler.data import open_samples
     from ..compiler.ir.export import signature_of
     from ..compiler.ir.importer import import_model
     from ..compiler.manager import Manager
     from ..compiler.pass_api import Context
     from ..compiler.pipeline import parse_pipeline
-    from ..compiler.registry import MACROS, PASSES
+    from ..compiler.registry import BACKENDS, MACROS, PASSES
+    from ..targets import load_target
 
     imported = import_model(source)
     signature = signature_of(imported.model)
@@ -61,7 +61,8 @@ def ours(source: Path, out: Path, count: int, method: str) -> None:
     text = f"canonicalize,quantize{{range={method}}},relu-into-quantizer,dead-code"
     passes = parse_pipeline(text, PASSES, MACROS)
     result = Manager().run(imported.model, passes, Context(calibration=data))
-    content = lower(result.model).files[PAYLOAD]
+    backend = BACKENDS["cpu"]()
+    content = backend.lower(result.model, load_target("cpu"), "ort", Context()).files["model.onnx"]
     out.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
 
 

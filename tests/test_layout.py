@@ -18,9 +18,11 @@ ALLOWED = {
     "passes": {"passes", "compiler"},
     "backends": {"backends", "compiler"},
     "targets": {"targets", "compiler"},
-    "bench": {"bench", "compiler", "pared"},
+    "bench": {"bench", "compiler", "pared", "targets"},
 }
+# Scripts of bench/ are clients of everything; its meters are not.
 SEES_ALL = ("compiler/driver/", "compiler/registry.py", "compiler/rebuild.py", "compiler/cli/")
+SCRIPT = 'if __name__ == "__main__"'
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -48,6 +50,8 @@ def test_imports_go_one_way(path: Path) -> None:
     if relative.startswith(SEES_ALL):
         return
     here = relative.split("/")[0]
+    if here == "bench" and SCRIPT in path.read_text():
+        return
     outward = [
         f"{relative}:{line} imports {name}"
         for line, name in imports(path)

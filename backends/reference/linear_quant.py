@@ -44,21 +44,21 @@ class QuantizeLinear(_QuantizeLinear):
         self, x, y_scale, zero_point=None, axis=1, saturate=1, block_size=0, output_dtype=0, precision=0
     ):
         if zero_point is not None:
-            target = zero_point.dtype
+            stored = zero_point.dtype
         else:
-            target = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(output_dtype or onnx.TensorProto.UINT8))
-        if target.name not in RANGES:
+            stored = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(output_dtype or onnx.TensorProto.UINT8))
+        if stored.name not in RANGES:
             return super()._run(
                 x, y_scale, zero_point, axis=axis, saturate=saturate, block_size=block_size,
                 output_dtype=output_dtype or None, precision=precision or None,
             )  # fmt: skip
-        low, high = RANGES[target.name]
+        low, high = RANGES[stored.name]
         ratio = _single(x) / spread(_single(y_scale), x.shape, axis, block_size)
         ratio = jittered(self, ratio, high - low + 1)
         whole = np.rint(np.nan_to_num(ratio, nan=0.0, posinf=np.inf, neginf=-np.inf)).astype(np.float64)
         if zero_point is not None:
             whole += spread(zero_point.astype(np.float64), x.shape, axis, block_size)
-        return (np.asarray(np.clip(whole, low, high)).astype(np.int32).astype(target),)
+        return (np.asarray(np.clip(whole, low, high)).astype(np.int32).astype(stored),)
 
 
 class DequantizeLinear(_DequantizeLinear):
