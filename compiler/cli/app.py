@@ -111,7 +111,7 @@ def _print(outcome: Outcome) -> None:
     elif not outcome.quiet:
         from .console import make_console
 
-        make_console().print(outcome.show())
+        make_console().print(outcome.show(), crop=False)
     sys.stdout.flush()
 
 

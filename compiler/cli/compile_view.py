@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from . import render
-from .units import bytes_text, count_text, number_text, plural, seconds_text
+from .units import bytes_text, count_text, name_text, number_text, plural, seconds_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def _refused(passes: tuple[PassSummary, ...]) -> RenderableType | None:
         return None
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     rows = [
-        (str(len(nodes)), name, reason, render.shortened(nodes, limit=2))
+        (str(len(nodes)), name, reason, name_text(nodes[0], 20))
         for (name, reason), nodes in ordered[:_REASONS_SHOWN]
     ]
     if len(ordered) > len(rows):

@@ -10,7 +10,7 @@ import typer
 
 from . import options, render
 from .outcome import Outcome
-from .units import bytes_text, count_text, plural, shape_text
+from .units import bytes_text, count_text, name_text, plural, shape_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -93,7 +93,7 @@ def _ports(report: InspectReport) -> RenderableType:
 def _operators(report: InspectReport) -> RenderableType:
     from rich.text import Text
 
-    return Text(", ".join(f"{op} {count}" for op, count in report.ops.items()) or "none")
+    return Text(", ".join(f"{op}\N{NO-BREAK SPACE}{count}" for op, count in report.ops.items()) or "none")
 
 
 def _quantization(report: InspectReport) -> RenderableType:
@@ -113,7 +113,7 @@ def _quantization(report: InspectReport) -> RenderableType:
 def _layer(layer: QuantizedLayer) -> tuple[str, str, str, str]:
     weights = [_format(f) for f in layer.operands if f.constant]
     activations = [_format(f) for f in layer.operands if not f.constant]
-    return layer.node, layer.op, " ".join(weights) or "float", " ".join(activations) or "float"
+    return name_text(layer.node, 40), layer.op, " ".join(weights) or "float", " ".join(activations) or "float"
 
 
 def _format(found: QuantFormat) -> str:
@@ -137,7 +137,7 @@ def _why(check: TargetCheck) -> str:
     groups = Counter((b.op, b.reason) for b in check.blockers)
     examples = {(b.op, b.reason): b.node for b in reversed(check.blockers)}
     lines = [
-        f"{plural(count, 'node')} {op} (e.g. {examples[op, reason]}): {reason}"
+        f"{plural(count, 'node')} {op} (e.g. {name_text(examples[op, reason])}): {reason}"
         for (op, reason), count in groups.most_common(5)
     ]
     if len(groups) > len(lines):

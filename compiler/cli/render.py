@@ -35,6 +35,13 @@ def heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
+def verbatim(text: str) -> Text:
+    """Return text that is never wrapped or cut: a line to copy into a shell."""
+    from rich.text import Text
+
+    return Text(text, style="bold", no_wrap=True, overflow="ignore")
+
+
 def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
     """Return aligned `name  value` lines without borders; long values wrap under themselves."""
     from rich.table import Table

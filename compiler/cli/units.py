@@ -62,12 +62,15 @@ def number_text(value: float | None, unit: str = "") -> str:
 
 
 def shape_text(shape: tuple[int | str, ...]) -> str:
-    """Return a shape such as `1x3x224x224`; `scalar` for rank 0.
+    """Return a shape such as `1x3x224x224`, as `--shape` takes it; `scalar` for rank 0.
 
-    >>> shape_text((1, "N", 10)), shape_text(())
-    ('1xNx10', 'scalar')
+    Names may hold an x, so between them stands another sign.
+
+    >>> shape_text((1, 49, 10)), shape_text(("N", 10)), shape_text(())
+    ('1x49x10', 'N × 10', 'scalar')
     """
-    return "x".join(str(size) for size in shape) if shape else "scalar"
+    cross = "x" if all(isinstance(size, int) for size in shape) else " × "
+    return cross.join(str(size) for size in shape) if shape else "scalar"
 
 
 def plural(count: int, word: str, words: str = "") -> str:
@@ -77,3 +80,15 @@ def plural(count: int, word: str, words: str = "") -> str:
     ('1 layer', '0 layers', '2 passes')
     """
     return f"{count} {word}" if count == 1 else f"{count} {words or word + 's'}"
+
+
+def name_text(name: str, width: int = 32) -> str:
+    """Return a name, a long one cut in its middle; some exporters join dozens of names into one.
+
+    >>> name_text("conv1"), name_text("functional/batch_norm/FusedBatchNorm", width=16)
+    ('conv1', 'function…tchNorm')
+    """
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[-tail:]}"

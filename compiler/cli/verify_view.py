@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from . import render
-from .units import number_text, plural
+from .units import name_text, number_text, plural
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,13 +90,13 @@ def _layers(report: LayerReport | None, count: int) -> RenderableType | None:
     )
     first = report.first_hurt
     limit = f"{report.limit_db:g} dB"
-    verdict = f"first below {limit}: {first}" if first is not None else f"none below {limit}"
+    verdict = f"first below {limit}: {name_text(first, 50)}" if first is not None else f"none below {limit}"
     return render.page(render.section(title, table), verdict)
 
 
 def _layer(layer: LayerRecord) -> tuple[str, ...]:
     return (
-        layer.node or layer.value,
+        name_text(layer.node or layer.value),
         layer.op_type,
         f"{layer.sqnr_db:.1f} dB",
         f"{layer.added_noise:.1e}" if layer.added_noise else "0",
@@ -115,7 +115,7 @@ def _bisect(report: BisectReport | None) -> RenderableType | None:
     ]
     if report.note:
         pairs.append(("note", report.note))
-    line = render.heading(report.exclude_line) if report.exclude_line else None
+    line = render.verbatim(report.exclude_line) if report.exclude_line else None
     return render.page(render.facts(pairs), line)
 
 
