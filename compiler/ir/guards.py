@@ -18,6 +18,8 @@ from .tensor_guards import check_dims, check_tensor
 from .text_guards import check_text
 
 OLDEST_OPSET = 7
+# What onnxruntime 1.31 runs; onnx 1.23 describes more.
+NEWEST_OPSET = 26
 _OLDEST_IR = 3
 
 # A graph of this size is beyond every real model; function calls can multiply to it from a small file.
@@ -62,8 +64,7 @@ def check_proto(proto: onnx.ModelProto) -> None:
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     if len(functions) != len(proto.functions):
         raise ModelError("duplicate-function", "two functions of the model have one name", "rename one")
-    main = _Scope(set())
-    check_graph(proto.graph, main)
+    check_main(proto)
     for function in proto.functions:
         _check_function(function)
     _check_expansion(proto, functions)
@@ -86,7 +87,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 
 
 def _check_opset(version: int | None) -> None:
-    newest = onnx.defs.onnx_opset_version()
+    newest = min(onnx.defs.onnx_opset_version(), NEWEST_OPSET)
     if version is None or not OLDEST_OPSET <= version <= newest:
         found = "no opset of the ONNX domain" if version is None else f"opset {version}"
         raise ModelError(
@@ -94,6 +95,11 @@ def _check_opset(version: int | None) -> None:
             f"the model uses {found}; opsets {OLDEST_OPSET} to {newest} can be read",
             "export it again with opset 17, for example",
         )
+
+
+def check_main(proto: onnx.ModelProto) -> None:
+    """Check names, tensors, order and bodies of the main graph."""
+    check_graph(proto.graph, _Scope(set()))
 
 
 # --- one graph --------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ def _declare_inputs(graph: onnx.GraphProto, scope: _Scope) -> None:
 def _check_info(info: onnx.ValueInfoProto, what: str, where: str) -> None:
     if info.type.WhichOneof("value") != "tensor_type" or not info.type.tensor_type.HasField("shape"):
         return
-    dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+    dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
     check_dims(dims, f"{what} {info.name!r} of {where}")
 
 

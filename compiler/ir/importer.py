@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from ..errors import ModelError
 from ..ops import register
@@ -16,6 +15,7 @@ from . import normalize
 from .export import capped_ir_version
 from .external import check_external, set_base
 from .guards import check_proto
+from .inline import inline_functions
 from .operators import check_operators
 from .prepare import prepare
 from .qoperator import expand_qoperators
@@ -65,12 +65,15 @@ def import_model(source: ModelSource, shapes: Shapes | None = None) -> Imported:
     register()
     notes: list[str] = []
     if isinstance(source, ir.Model):
+        if source.functions:
+            return import_model(ir.serde.serialize_model(source), shapes)
         model, digest = source.clone(), fingerprint(source)
         _canonicalize(model, shapes or {}, notes)
         return Imported(model, digest, notes=notes)
     read = _read(source)
     check_proto(read.proto)
     external = check_external(read.proto, read.path)
+    inline_functions(read.proto)
     prepare(read.proto, notes)
     model = _deserialize(read)
     _canonicalize(model, shapes or {}, notes)
@@ -110,22 +113,7 @@ def _innermost(err: BaseException) -> str:
     return " ".join(str(err).split())[:400]
 
 
-def _inline(model: ir.Model) -> None:
-    if not model.functions:
-        return
-    try:
-        InlinePass()(model)
-    except (ir.passes.PassError, ir.passes.PreconditionError, ValueError, RuntimeError) as err:
-        raise ModelError(
-            "function-inlining",
-            f"a function of the model cannot be inlined: {_innermost(err)}",
-            "inline functions at export: onnx.inliner.inline_local_functions",
-        ) from err
-    model.functions.clear()
-
-
 def _canonicalize(model: ir.Model, shapes: Shapes, notes: list[str]) -> None:
-    _inline(model)
     normalize.drop_input_defaults(model, notes)
     normalize.freeze(model)
     normalize.canonical_domains(model)

@@ -11,22 +11,11 @@ _TENSOR_KEYS = frozenset({"SCALE_TENSOR", "ZERO_POINT_TENSOR"})
 
 
 def prepare(proto: onnx.ModelProto, notes: list[str]) -> None:
-    """Edit `proto` in place: pass-through outputs, stored shapes and quantization annotations."""
-    for function in proto.functions:
-        _separate_function_outputs(function)
+    """Edit `proto` in place: pass-through outputs of bodies and quantization annotations."""
     for graph in nested_graphs(proto):
         _keep_literal_annotations(graph, notes)
         if graph is not proto.graph:
             _separate_outer_outputs(graph)
-
-
-def _separate_function_outputs(function: onnx.FunctionProto) -> None:
-    """Put an Identity behind inputs that a function returns as they are: inlining renames outputs."""
-    inputs = set(function.input)
-    for index, name in enumerate(function.output):
-        if name in inputs:
-            function.output[index] = f"{name}_returned_{index}"
-            function.node.add(op_type="Identity", input=[name], output=[function.output[index]])
 
 
 def _separate_outer_outputs(body: onnx.GraphProto) -> None:
