@@ -41,6 +41,7 @@ PASSES: PassTable = {
     "compact-constants": _pass("canonicalize.compact_constants", "CompactConstants"),
     "estimate-ranges": _pass("quantize.datafree", "EstimateRanges"),
     "equalize": _pass("quantize.equalize", "Equalize"),
+    "balance": _pass("quantize.balance", "Balance"),
     "quantize": _pass("quantize.quantize", "Quantize"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
 }

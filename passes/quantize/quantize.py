@@ -66,8 +66,8 @@ class Quantize:
     symmetric: bool = False
     weight_symmetric: bool = True
     scale: Literal["float", "pow2"] = "float"
-    range: Literal["minmax", "moving", "percentile", "entropy", "mse", "auto"] = "minmax"
-    percentile: float = 99.999
+    range: Literal["minmax", "moving", "percentile", "entropy", "mse", "auto"] = "percentile"
+    percentile: float = 99.99
     weight_range: WeightRange = "minmax"
     rounding: Literal["nearest", "adaround", "gptq"] = "nearest"
     bias_correct: bool = False
