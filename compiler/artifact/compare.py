@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from .manifest import Manifest
 
-# Reports hold timings, which differ from run to run; everything else must not.
-_VARYING = "reports/"
-
 
 def differences(first: Manifest, second: Manifest) -> list[str]:
-    """Return one line per difference; empty when every file but the reports has the same bytes."""
+    """Return one line per difference; empty when every file has the same bytes."""
     found = [f"manifest: {key} differs" for key in Manifest.model_fields if _differs(first, second, key)]
     names = sorted(first.files.keys() | second.files.keys())
     return found + [line for name in names if (line := _file_difference(first, second, name))]
@@ -21,7 +18,7 @@ def _differs(first: Manifest, second: Manifest, key: str) -> bool:
 
 def _file_difference(first: Manifest, second: Manifest, name: str) -> str:
     one, two = first.files.get(name), second.files.get(name)
-    if name.startswith(_VARYING) or one == two:
+    if one == two:
         return ""
     if one is None or two is None:
         return f"{name}: only in the {'second' if one is None else 'first'}"
