@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .artifact.compare import differences
 from .artifact.manifest import NAME, Manifest
-from .artifact.read import Artifact, open_artifact
+from .artifact.read import open_artifact
 from .data import open_samples
 from .driver import compile_recipe
 from .driver.assemble import MEASURED
