@@ -86,7 +86,7 @@ def _general(refusal: Refusal) -> str:
 
 
 def _candidates(report: CompileReport) -> RenderableType:
-    rows = [_candidate(c) for c in report.candidates]
+    rows = [_candidate(c, report.notes) for c in report.candidates]
     return render.table(
         ["candidate", "median", "x float", "verified", "size", "verdict"],
         rows,
@@ -95,7 +95,7 @@ def _candidates(report: CompileReport) -> RenderableType:
     )
 
 
-def _candidate(found: CandidateRecord) -> tuple[RenderableType, ...]:
+def _candidate(found: CandidateRecord, notes: tuple[str, ...]) -> tuple[RenderableType, ...]:
     checked = {True: "yes", False: "no", None: "-"}[found.verified]
     return (
         render.styled(found.name, "good" if found.chosen else "plain"),
@@ -103,7 +103,7 @@ def _candidate(found: CandidateRecord) -> tuple[RenderableType, ...]:
         number_text(_rounded(found.ratio_to_float)),
         checked,
         bytes_text(found.payload_bytes),
-        found.verdict,
+        "kept, see the notes" if found.verdict in notes else found.verdict,
     )
 
 
