@@ -124,18 +124,25 @@ def percentile_range(histogram: Histogram, percentile: float) -> Range:
 def mse_range(histogram: Histogram, spec: QuantSpec) -> Range:
     """Return the range whose grid has the least squared error over the histogram.
 
-    Both ends shrink together first, then each end alone.
+    A common bound on the magnitude comes first, then each end alone.
     """
     seen = histogram.extremes.range()
 
     def error(low: float, high: float) -> float:
         return _grid_error(histogram, Range(low, high), spec)
 
-    both = min(_CLIPS, key=lambda f: error(f * seen.low, f * seen.high))
-    low, high = both * seen.low, both * seen.high
+    bounded = min(_bounded(seen), key=lambda chosen: error(chosen.low, chosen.high))
+    low, high = bounded.low, bounded.high
     high = min((high, *(f * seen.high for f in _CLIPS)), key=lambda h: error(low, h))
     low = min((low, *(f * seen.low for f in _CLIPS)), key=lambda v: error(v, high))
     return Range(float(low), float(high))
+
+
+def _bounded(seen: Range) -> list[Range]:
+    """Return the range with ever smaller bounds on the magnitude."""
+    largest = max(-seen.low, seen.high)
+    bounds = [float(fraction * largest) for fraction in _CLIPS]
+    return [Range(max(seen.low, -bound), min(seen.high, bound)) for bound in bounds]
 
 
 def _grid_error(histogram: Histogram, chosen: Range, spec: QuantSpec) -> float:
@@ -155,8 +162,7 @@ def entropy_range(histogram: Histogram, spec: QuantSpec) -> Range:
     levels = spec.qmax - spec.qmin + 1
     if histogram.counts.size <= levels:
         return seen
-    candidates = [Range(float(f * seen.low), float(f * seen.high)) for f in _CLIPS]
-    return min(candidates, key=lambda chosen: _divergence(histogram, chosen, spec))
+    return min(_bounded(seen), key=lambda chosen: _divergence(histogram, chosen, spec))
 
 
 def _divergence(histogram: Histogram, chosen: Range, spec: QuantSpec) -> float:
