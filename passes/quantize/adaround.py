@@ -9,12 +9,13 @@ patches (`moments.Moments.gram`). Both methods here minimise that form, each out
 * `gptq` (Frantar et al. 2022, arXiv 2210.17323): rounds column by column and lets the columns that are
   still open make up for the error; one Cholesky factorisation, no iterations.
 
-Both end with a few sweeps of coordinate descent, and a channel keeps its nearest rounding unless its
-error got strictly smaller, so the result is never worse than nearest on the moments given.
+A channel keeps its nearest rounding unless its error got strictly smaller, so the result is never worse than
+nearest on the moments given.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,12 +28,11 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 Method = Literal["nearest", "adaround", "gptq"]
 
-MAX_COLUMNS = 8192
-"""Patch length above which the second moments (k x k float64) would not be small any more: 512 MiB."""
+MAX_COLUMNS = 4608
+"""Longest patch (3 x 3 x 512): its second moments take 162 MiB, and time grows with the cube of it."""
 
 _DAMPING = 0.01  # of the mean diagonal, as in GPTQ: keeps weights near their values where data says nothing
 _BLOCK = 128  # columns per lazy batch of GPTQ updates
-_SWEEPS = 4
 _ZETA, _GAMMA = 1.1, -0.1  # stretch of the rectified sigmoid, arXiv 2004.10568 eq. 23
 _LEARNING_RATE = 0.05
 _REGULARISER = 0.3
@@ -100,8 +100,7 @@ def round_weights(
         return Rounded(_flat(nearest), before.ravel(), before.ravel())
     damped = _damp(gram)
     problem = _Problem(steps, scale, damped, grid)
-    start = _adaround(problem, iterations, seed) if method == "adaround" else _gptq(problem)
-    better = _descend(problem, start)
+    better = _adaround(problem, iterations, seed) if method == "adaround" else _gptq(problem)
     after = _error((better - steps) * scale, gram)
     keep = (after < before)[..., None]
     return Rounded(_flat(np.where(keep, better, nearest)), np.minimum(after, before).ravel(), before.ravel())
@@ -182,46 +181,24 @@ def _gptq_group(p: _Problem, g: int) -> Floats:
     return back
 
 
-def _descend(p: _Problem, start: Floats) -> Floats:
-    """Coordinate descent: each integer moves to its best value given the others, until nothing moves.
-
-    `gradient` holds `e G`; the best step of column j is `-gradient_j / G_jj`, in units of the scale.
-    """
-    q = start.copy()
-    gradient = np.matmul((q - p.steps) * p.scale, p.damped)
-    for _ in range(_SWEEPS):
-        moved = False
-        for j in range(q.shape[2]):
-            ideal = q[..., j] - gradient[..., j] / (p.damped[:, j, j, None] * p.scale[..., j])
-            # A tie (exactly between two integers) must not move: it would swing for ever.
-            target = np.where(np.abs(ideal - q[..., j]) > 0.5 + 1e-9, p.grid.clip(np.rint(ideal)), q[..., j])
-            delta = (target - q[..., j]) * p.scale[..., j]
-            if delta.any():
-                moved = True
-                q[..., j] = target
-                gradient += delta[..., None] * p.damped[:, None, j, :]
-        if not moved:
-            break
-    return q
-
-
 def _adaround(p: _Problem, iterations: int, seed: int) -> Floats:
     """Learn up or down for each weight; everything is in units of steps, with the moments normalised.
 
     With `G' = G / mean(diag G)` and `r` the scale relative to its channel's mean, the loss of a channel is
     `(r e) G' (r e)' + lambda * sum(1 - |2 h - 1|^beta)`, which is free of the data's and weights' magnitude.
     """
-    relative = p.scale / p.scale.mean(axis=2, keepdims=True)
-    gram = p.damped / np.einsum("gkk->gk", p.damped).mean(axis=1)[:, None, None]
+    relative = (p.scale / p.scale.mean(axis=2, keepdims=True)).astype(np.float32)
+    gram = (p.damped / np.einsum("gkk->gk", p.damped).mean(axis=1)[:, None, None]).astype(np.float32)
     floor = np.floor(p.steps)
-    state = _start(p.steps - floor, seed)
+    fraction = (p.steps - floor).astype(np.float32)
+    low, high = p.grid.qmin - floor, p.grid.qmax - floor
+    state = _start(fraction, seed)
     first, second = np.zeros_like(state), np.zeros_like(state)
     for t in range(1, iterations + 1):
         sigmoid = 1.0 / (1.0 + np.exp(-state))
         h = np.clip(sigmoid * (_ZETA - _GAMMA) + _GAMMA, 0.0, 1.0)
-        raw = floor + h
-        soft = p.grid.clip(raw)
-        by_h = 2.0 * relative * np.matmul((soft - p.steps) * relative, gram) * (raw == soft)
+        inner = np.clip(h, low, high).astype(np.float32)
+        by_h = 2.0 * relative * np.matmul((inner - fraction) * relative, gram) * (inner == h)
         by_h += _regulariser_slope(h, t / iterations)
         inside = (h > 0.0) & (h < 1.0)
         slope = by_h * inside * sigmoid * (1.0 - sigmoid) * (_ZETA - _GAMMA)
@@ -233,7 +210,7 @@ def _adaround(p: _Problem, iterations: int, seed: int) -> Floats:
 
 def _start(fraction: Floats, seed: int) -> Floats:
     """State whose rectified sigmoid equals the fraction, so that learning starts at the float weights."""
-    noise = np.random.default_rng(seed).uniform(-1e-4, 1e-4, fraction.shape)
+    noise = np.random.default_rng(seed).uniform(-1e-4, 1e-4, fraction.shape).astype(np.float32)
     inner = (np.clip(fraction + noise, 1e-3, 1.0 - 1e-3) - _GAMMA) / (_ZETA - _GAMMA)
     state: Floats = np.log(inner / (1.0 - inner))
     return state
@@ -244,7 +221,7 @@ def _regulariser_slope(h: Floats, progress: float) -> Floats:
     if progress < _WARM_UP:
         return np.zeros_like(h)
     part = (progress - _WARM_UP) / (1.0 - _WARM_UP)
-    beta = _BETA_END + 0.5 * (_BETA_START - _BETA_END) * (1.0 + np.cos(np.pi * part))
+    beta = _BETA_END + 0.5 * (_BETA_START - _BETA_END) * (1.0 + math.cos(math.pi * part))
     centred = 2.0 * h - 1.0
     slope: Floats = -_REGULARISER * 2.0 * beta * np.sign(centred) * np.abs(centred) ** (beta - 1.0)
     return slope
