@@ -125,13 +125,15 @@ def compile_recipe(
     from ..artifact.write import check_destination
     from .assemble import write_artifact
     from .job import Inputs, prepare
+    from .placement import placement_notes
 
     clock = _Clock()
     if out is not None:
         check_destination(out)
     job = prepare(recipe, inputs or Inputs())
     clock.lap("import")
-    variants = _variants(job, verify_each, dump_ir)
+    job, variants, notes = _variants(job, verify_each, dump_ir, repeat)
+    notes += placement_notes(job, variants)
     clock.lap("passes")
     with _scratch() as scratch:
         from .choose import choose
@@ -141,7 +143,7 @@ def compile_recipe(
         pinned = recipe.choice if repeat is None else repeat.choice.candidate
         choice = choose(job, variants, oracle, scratch, pinned)
         clock.lap("choose")
-        report = _report(job, variants, choice, clock)
+        report = _report(job, variants, choice, clock, notes)
         job.ctx.check_cancelled()
         if out is None:
             return CompileResult(report, None)
@@ -150,13 +152,19 @@ def compile_recipe(
         return CompileResult(report, write_artifact(job, choice, oracle, report, attachments, out, repeat))
 
 
-def _variants(job: Job, verify_each: bool, dump_ir: Path | None) -> Variants:
+def _variants(
+    job: Job, verify_each: bool, dump_ir: Path | None, repeat: Repeat | None
+) -> tuple[Job, Variants, list[str]]:
     from ..manager import Manager
+    from .budget import hold_budget
     from .variants import build_variants, output_sqnr
 
     samples = job.ctx.calibration
     measure = None if samples is None else lambda before, after: output_sqnr(before, after, samples)
-    return build_variants(job, Manager(verify_each=verify_each, dump_ir=dump_ir, measure=measure))
+    manager = Manager(verify_each=verify_each, dump_ir=dump_ir, measure=measure)
+    variants = build_variants(job, manager)
+    # What a budget left in float is in the recipe's `exclude` by now; a repetition need not search again.
+    return hold_budget(job, variants, manager) if repeat is None else (job, variants, [])
 
 
 def _golden(job: Job, variants: Variants) -> list[dict[str, Array]]:
@@ -174,7 +182,9 @@ def _golden(job: Job, variants: Variants) -> list[dict[str, Array]]:
     )
 
 
-def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> CompileReport:
+def _report(
+    job: Job, variants: Variants, choice: Choice, clock: _Clock, notes: Sequence[str]
+) -> CompileReport:
     from ..ir.stats import count
     from .report import CompileReport, PassSummary, pass_seconds
 
@@ -198,7 +208,7 @@ def _report(job: Job, variants: Variants, choice: Choice, clock: _Clock) -> Comp
         seconds=clock.metrics() | pass_seconds(variants.records),
         candidates=choice.candidates,
         chosen=choice.name,
-        notes=(*job.imported.notes, *_notes(job, choice)),
+        notes=(*job.imported.notes, *notes, *_notes(job, choice)),
     )
 
 

@@ -67,8 +67,11 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
     Raises:
         ParedError: no candidate verifies; lists what each failed by.
     """
+    from ...bench.meter import pinned as pinned_to
+
     wanted = _wanted(job, variants, pinned)
-    with _built(job, variants, wanted, scratch) as (candidates, refused):
+    # Sessions are made inside: worker threads inherit the cores of the thread that starts them.
+    with pinned_to(job.recipe.threads), _built(job, variants, wanted, scratch) as (candidates, refused):
         if not candidates:
             raise _none_left(refused)
         timed = _timed(job, candidates, oracle.inputs) if len(candidates) > 1 else candidates
@@ -143,12 +146,11 @@ def _build(job: Job, model: ir.Model, variant: str, engine: str, scratch: Path) 
 
 def _timed(job: Job, candidates: list[_Candidate], inputs: Sequence[Mapping[str, Array]]) -> list[_Candidate]:
     """Time all candidates interleaved on the first golden input; best float is the base of the ratios."""
-    from ...bench.meter import compare_latency, pinned
+    from ...bench.meter import compare_latency
 
     job.ctx.progress("measure", 0, 1)
     runs = {c.record.name: (lambda c=c: c.executable.run(inputs[0])) for c in candidates}
-    with pinned(job.recipe.threads):
-        compared = compare_latency(runs, rounds=_ROUNDS, iterations=300, limit=_SECONDS[job.recipe.opt_level])
+    compared = compare_latency(runs, rounds=_ROUNDS, iterations=300, limit=_SECONDS[job.recipe.opt_level])
     floats = [c.record.name for c in candidates if c.variant == FLOAT]
     medians = {name: float(np.median(times)) for name, times in compared.round_medians_ms.items()}
     base = min(floats, key=medians.__getitem__) if floats else None
