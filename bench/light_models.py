@@ -57,7 +57,7 @@ def _roles(model: onnx.ModelProto) -> dict[str, str]:
 def _draw(role: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if role == "weight":
         fan_in = int(np.prod(shape[1:]))
-        return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) * np.sqrt(2 / fan_in), np.float32)
     if role in ("scale", "variance"):
         return rng.uniform(0.7, 1.3, shape).astype(np.float32)
     return (0.05 * rng.standard_normal(shape)).astype(np.float32)

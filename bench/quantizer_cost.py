@@ -142,10 +142,10 @@ def main() -> None:
     )
     page = Page(arguments.page, "Cost of quantizing ResNet-50", __doc__ or "", headings)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "resnet50.onnx"
-        onnx.save(light_model("resnet50"), source)
-        compare(page, source, arguments.rounds)
-        flat(page, source)
+        model = Path(folder) / "resnet50.onnx"
+        onnx.save(light_model("resnet50"), model)
+        compare(page, model, arguments.rounds)
+        flat(page, model)
 
 
 def compare(page: Page, source: Path, rounds: int) -> None:

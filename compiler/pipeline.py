@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from .errors import PipelineError, nearest
 from .pass_api import Pass, PassTable
@@ -122,7 +122,7 @@ def _checked(cls: type[Pass], texts: Mapping[str, str]) -> Pass:
         built = TypeAdapter(cls).validate_python(values)
     except (ValidationError, ValueError) as err:
         raise PipelineError("bad-option", f"pass {cls.name!r}: {_first_line(err)}") from err
-    return cast(Pass, built)
+    return built
 
 
 def _first_line(err: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,9 +50,7 @@ def build_variants(job: Job, manager: Manager) -> Variants:
     return Variants(models, lossy.records, lossy.attachments)
 
 
-def _rest(
-    exact: PipelineResult, passes: list[Pass] | tuple[Pass, ...], ctx: Context, manager: Manager
-) -> PipelineResult:
+def _rest(exact: PipelineResult, passes: Sequence[Pass], ctx: Context, manager: Manager) -> PipelineResult:
     ctx = replace(ctx, attachments=exact.attachments)
     result = manager.run(exact.model, passes, ctx, first=len(exact.records) + 1)
     return PipelineResult(result.model, exact.records + result.records)
@@ -70,5 +69,5 @@ def output_sqnr(before: ir.Model, after: ir.Model, samples: Samples) -> float:
         for name in (name for name, array in want.items() if array.dtype.kind == "f"):
             exact = want[name].astype(np.float64)
             signal += float(np.square(exact).sum())
-            noise += float(np.square(exact - got[name]).sum())
+            noise += float(np.square(exact - got[name].astype(np.float64)).sum())
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
