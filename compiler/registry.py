@@ -29,6 +29,7 @@ def _backend(module: str, cls: str) -> Callable[[], Backend]:
 
 
 PASSES: PassTable = {
+    "fold-branches": _pass("canonicalize.fold_branches", "FoldBranches"),
     "fold-shapes": _pass("canonicalize.fold_shapes", "FoldShapes"),
     "fold-constants": _pass("canonicalize.fold_constants", "FoldConstants"),
     "eliminate": _pass("canonicalize.eliminate", "Eliminate"),
@@ -41,6 +42,7 @@ PASSES: PassTable = {
     "compact-constants": _pass("canonicalize.compact_constants", "CompactConstants"),
     "estimate-ranges": _pass("quantize.datafree", "EstimateRanges"),
     "equalize": _pass("quantize.equalize", "Equalize"),
+    "absorb-bias": _pass("quantize.absorb", "AbsorbBias"),
     "balance": _pass("quantize.balance", "Balance"),
     "quantize": _pass("quantize.quantize", "Quantize"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
@@ -49,10 +51,11 @@ PASSES: PassTable = {
 # A macro is a name for a pipeline text; a test compares these with the orders that passes/canonicalize gives.
 MACROS: Mapping[str, str] = {
     "canonicalize-exact": (
-        "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,dedupe-constants,dead-code"
+        "fold-branches,fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
+        "dedupe-constants,dead-code"
     ),
     "canonicalize": (
-        "fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
+        "fold-branches,fold-shapes,fold-constants,eliminate,fold-shapes,fold-constants,eliminate,"
         "fold-pad,fold-batchnorm,fold-affine,dedupe-constants,dead-code"
     ),
 }

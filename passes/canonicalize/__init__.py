@@ -1,11 +1,12 @@
 """Cleaning up before anything else: the same function in fewer and simpler nodes.
 
-The orders below are what the `canonicalize` macro stands for. They run once, without a fixpoint loop: the
-second round of `fold-shapes`, `fold-constants` and `eliminate` is for branches that the first has inlined
-and for shapes that are known only then.
+The orders below are what the `canonicalize` macros stand for. They run once, without a fixpoint loop: the
+second round of `fold-shapes`, `fold-constants` and `eliminate` is for shapes that are known only after the
+first.
 """
 
 EXACT_ORDER = (
+    "fold-branches",
     "fold-shapes",
     "fold-constants",
     "eliminate",
@@ -18,7 +19,7 @@ EXACT_ORDER = (
 """-O1: the outputs stay the same bit for bit."""
 
 ORDER = (
-    *EXACT_ORDER[:6],
+    *EXACT_ORDER[:7],
     "fold-pad",
     "fold-batchnorm",
     "fold-affine",

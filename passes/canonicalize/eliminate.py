@@ -9,12 +9,8 @@ import onnx_ir as ir
 
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from .common import can_be_output, forward, is_op, label, live_nodes
-from .inline_if import inline_if
 from .no_ops import same_as_input
 from .rearrange import merge
-
-# An If may sit in a branch that was just inlined; deeper nesting is left to the next run of the pass.
-_IF_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Eliminate:
     Exact. No-ops: Identity, Dropout in inference, Cast to the same type, Relu of what is never negative,
     Clip without bounds, Reshape, Slice, Transpose, Pad and the like that leave everything in place,
     arithmetic with 0 or 1. Chains: Transpose, Reshape (Flatten, Squeeze, Unsqueeze) and Slice after their
-    like become one. An If with a constant condition becomes its branch.
+    like become one.
     """
 
     name: ClassVar[str] = "eliminate"
@@ -32,7 +28,6 @@ class Eliminate:
 
     def apply(self, model: ir.Model, ctx: Context) -> PassStats:
         """Rewrite `model` in place."""
-        inlined = _inline_all(model, ctx)
         stats = PassStats()
         removed = merged = 0
         for node in live_nodes(model, ctx):
@@ -40,19 +35,9 @@ class Eliminate:
                 removed += 1
             elif merge(model, node):
                 merged += 1
-        stats.changed = inlined + removed + merged
-        stats.details = {"no_ops": removed, "merged": merged, "branches_inlined": inlined}
+        stats.changed = removed + merged
+        stats.details = {"no_ops": removed, "merged": merged}
         return stats
-
-
-def _inline_all(model: ir.Model, ctx: Context) -> int:
-    inlined = 0
-    for _ in range(_IF_DEPTH):
-        found = sum(inline_if(node) for node in live_nodes(model, ctx, "If"))
-        inlined += found
-        if not found:
-            break
-    return inlined
 
 
 def _removed(node: ir.Node, stats: PassStats) -> bool:

@@ -198,9 +198,18 @@ def why_not_written(new: Linear) -> str | None:
         finite = all(np.isfinite(array.astype(dtype)).all() for array in arrays)
     if not finite:
         return "the folded weights are not finite"
+    if new.new_weight is not None and _loses_integers(new):
+        return "the weights are integers, quantized already"
     if new.node.op_type == "MatMul" and new.bias.any() and rank(new.node.inputs[0]) != 2:
         return "a bias after a MatMul whose input has other than two axes"
     return None
+
+
+def _loses_integers(new: Linear) -> bool:
+    """Say whether integer weights (bipolar, ternary, ...) would become others; backends live on them."""
+    assert new.new_weight is not None
+    old = replace(new, new_weight=None).weight
+    return bool((old == np.rint(old)).all()) and not bool((new.new_weight == np.rint(new.new_weight)).all())
 
 
 def _dtype(layer: Linear) -> np.dtype[np.generic]:

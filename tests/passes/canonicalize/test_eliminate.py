@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from canon import assert_exact, graph, ints, ops, rand, reasons, run, same_graph
+from canon import assert_exact, graph, ints, ops, reasons, run, same_graph
 
-from pared.passes.canonicalize.dead_code import DeadCode
 from pared.passes.canonicalize.eliminate import Eliminate
 
 PLAIN = "g (float[2,3,4] x) => (float[2,3,4] y)"
@@ -236,55 +235,4 @@ def test_slices_along_one_axis_stay() -> None:
         "g (float[2,8,8] x) => (float[2,2,8] y) { a = Slice(x, o, e, p, t)  y = Slice(a, o, e, p, t) }",
         o=ints([0]), e=ints([2**60]), p=ints([1]), t=ints([2]),
     )  # fmt: skip
-    assert run(before, Eliminate())[1].changed == 0
-
-
-IF = """g (float[2] x) => (float[2] y) {
-    s = Exp(x)
-    y = If(c) <then_branch = t () => (float[2] u) { i = Add(s, w)  u = Neg(i) },
-               else_branch = e () => (float[2] v) { v = Abs(x) }>
-}"""
-
-
-@pytest.mark.parametrize(("condition", "left"), [(True, ["Exp", "Add", "Neg"]), (False, ["Abs"])])
-def test_a_constant_condition_leaves_its_branch(condition: bool, left: list[str]) -> None:
-    before = graph(IF, c=np.array(condition), w=rand(2))
-    after, stats = run(before, Eliminate())
-    assert (ops(after), stats.details["branches_inlined"]) == (left, 1)
-    assert_exact(before, after)
-    assert run(after, DeadCode())[0].graph.initializers.keys() <= {"w"}
-
-
-def test_an_if_in_a_taken_branch_is_decided_too() -> None:
-    before = graph(
-        """g (float[2] x) => (float[2] y) {
-            y = If(c) <then_branch = t () => (float[2] u) {
-                           u = If(c) <then_branch = t2 () => (float[2] p) { p = Neg(x) },
-                                      else_branch = e2 () => (float[2] q) { q = Exp(x) }> },
-                       else_branch = e () => (float[2] v) { v = Abs(x) }>
-        }""",
-        c=np.array(True),
-    )
-    after, _ = run(before, Eliminate())
-    assert ops(after) == ["Neg"]
-    assert_exact(before, after)
-
-
-def test_a_branch_that_only_hands_on_an_outer_value() -> None:
-    before = graph(
-        """g (float[2] x) => (float[2] y) {
-            s = Exp(x)
-            r = If(c) <then_branch = t () => (float[2] u) { u = Identity(s) },
-                       else_branch = e () => (float[2] v) { v = Abs(x) }>
-            y = Neg(r)
-        }""",
-        c=np.array(True),
-    )
-    after, _ = run(before, Eliminate())
-    assert ops(after) == ["Exp", "Neg"]
-    assert_exact(before, after)
-
-
-def test_a_condition_from_an_input_stays() -> None:
-    before = graph(IF.replace("float[2] x)", "float[2] x, bool c)", 1), w=rand(2))
     assert run(before, Eliminate())[1].changed == 0

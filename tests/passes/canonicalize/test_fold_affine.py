@@ -193,3 +193,19 @@ def test_scales_that_would_overflow_are_left() -> None:
         w=rand(3, 5) * np.float32(1e20), k=np.full(5, 1e20, np.float32),
     )  # fmt: skip
     refused(before, "not finite")
+
+
+def test_bipolar_weights_stay_bipolar() -> None:
+    before = graph(
+        "g (float[2,3] x) => (float[2,5] y) { h = MatMul(x, w)  y = Mul(h, k) }",
+        w=np.sign(rand(3, 5)), k=positive(5),
+    )  # fmt: skip
+    refused(before, "the weights are integers")
+
+
+def test_a_bias_after_bipolar_weights_is_folded() -> None:
+    before = graph(
+        "g (float[2,3] x) => (float[2,5] y) { h = MatMul(x, w)  y = Add(h, k) }",
+        w=np.sign(rand(3, 5)), k=positive(5),
+    )  # fmt: skip
+    folded(before, ["Gemm"], 3)
