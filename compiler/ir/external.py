@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from .guards import nested_graphs
-from .source import file_digest
+from .source import Source, file_digest
 from .tensor_guards import element_count, payload_bytes
 
 
-def check_external(proto: onnx.ModelProto, path: Path | None) -> dict[str, str]:
-    """Check every external tensor of the model at `path` against its file; nothing is read but for hashes.
+def check_external(source: Source) -> dict[str, str]:
+    """Check every external tensor of a model against its file; nothing is read but for hashes.
 
     Returns:
         Location of each data file, as the model spells it -> sha256.
@@ -29,7 +29,8 @@ def check_external(proto: onnx.ModelProto, path: Path | None) -> dict[str, str]:
     """
     digests: dict[str, str] = {}
     checksums: dict[tuple[str, str], bool] = {}
-    for tensor in _external_tensors(proto):
+    path = source.path
+    for tensor in _external_tensors(source.proto):
         where = f"initializer {tensor.name!r}"
         if path is None:
             raise ModelError(
@@ -38,6 +39,9 @@ def check_external(proto: onnx.ModelProto, path: Path | None) -> dict[str, str]:
                 "give the path of the .onnx file instead",
             )
         entries = _entries(tensor, where)
+        if source.mapped is not None and entries["location"] == source.mapped.name:
+            _check_range(tensor, entries, source.mapped, where)
+            continue
         file = _resolve(entries["location"], path.parent, where)
         _check_range(tensor, entries, file, where)
         location = entries["location"]
@@ -49,11 +53,14 @@ def check_external(proto: onnx.ModelProto, path: Path | None) -> dict[str, str]:
     return digests
 
 
-def set_base(graph: ir.Graph, folder: Path) -> None:
+def set_base(graph: ir.Graph, source: Source) -> None:
     """Tell the external tensors of `graph` (not of its bodies) which folder their files are in."""
+    assert source.path is not None, "external data without a path passed the guards"
     for value in graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value.base_dir = folder
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            inner = source.mapped is not None and tensor.location == source.mapped.name
+            tensor.base_dir = source.mapped.parent if source.mapped and inner else source.path.parent
 
 
 def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

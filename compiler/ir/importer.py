@@ -72,7 +72,7 @@ def import_model(source: ModelSource, shapes: Shapes | None = None) -> Imported:
         return Imported(model, digest, notes=notes)
     read = _read(source)
     check_proto(read.proto)
-    external = check_external(read.proto, read.path)
+    external = check_external(read)
     inline_functions(read.proto)
     prepare(read.proto, notes)
     model = _deserialize(read)
@@ -103,7 +103,7 @@ def _deserialize(read: Source) -> ir.Model:
         ) from err
     if read.path is not None:
         for graph in all_graphs(model):
-            set_base(graph, read.path.parent)
+            set_base(graph, read)
     return model
 
 

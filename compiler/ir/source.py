@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ..errors import ModelError
+from .mapped import read_without_weights
 
 # Protobuf cannot parse more than this many bytes; larger models keep their weights beside the file.
 _LARGEST_FILE = 2**31 - 1
@@ -45,11 +46,14 @@ class Source:
         proto: the model as read.
         sha256: of the file's bytes.
         path: where it came from, or None for bytes and protos.
+        mapped: the file that big weights of the proto point into: `path` without links; None when all
+            weights inside the file were read.
     """
 
     proto: onnx.ModelProto
     sha256: str
     path: Path | None
+    mapped: Path | None = None
 
 
 def read_path(path: Path) -> Source:
@@ -59,7 +63,15 @@ def read_path(path: Path) -> Source:
         ModelError: `model-not-found`, `not-a-file`, `model-unreadable`, `model-too-large`, or what
             `read_bytes` raises.
     """
-    data = _file_bytes(path)
+    _check_file(path)
+    try:
+        real = path.resolve()
+        outline = read_without_weights(real)
+        if outline is not None:
+            return Source(_parse(outline, str(path)), file_digest(real), path, real)
+        data = path.read_bytes()
+    except (OSError, ValueError) as err:
+        raise _unreadable(path, err) from err
     return Source(_parse(data, str(path)), hashlib.sha256(data).hexdigest(), path)
 
 
@@ -88,27 +100,29 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def _file_bytes(path: Path) -> bytes:
+def _check_file(path: Path) -> None:
+    """Refuse what is not a regular file of a size that protobuf can read."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ModelError(
-                "not-a-file", f"{path} is {kind}, an ONNX file was needed", "name the .onnx file"
-            )
-        if status.st_size > _LARGEST_FILE:
-            raise ModelError(
-                "model-too-large",
-                f"{path} has {status.st_size} bytes; protobuf reads at most {_LARGEST_FILE}",
-                "save the weights as external data: onnx.save(..., save_as_external_data=True)",
-            )
-        return path.read_bytes()
     except FileNotFoundError as err:
         raise ModelError("model-not-found", f"there is no file {path}", "check the path") from err
     except (OSError, ValueError) as err:
+        raise _unreadable(path, err) from err
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise ModelError("not-a-file", f"{path} is {kind}, an ONNX file was needed", "name the .onnx file")
+    if status.st_size > _LARGEST_FILE:
         raise ModelError(
-            "model-unreadable", f"{path} cannot be read: {err}", "check the path and its permissions"
-        ) from err
+            "model-too-large",
+            f"{path} has {status.st_size} bytes; protobuf reads at most {_LARGEST_FILE}",
+            "save the weights as external data: onnx.save(..., save_as_external_data=True)",
+        )
+
+
+def _unreadable(path: Path, err: Exception) -> ModelError:
+    return ModelError(
+        "model-unreadable", f"{path} cannot be read: {err}", "check the path and its permissions"
+    )
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
