@@ -61,19 +61,20 @@ def test_a_condition_from_an_input_stays() -> None:
 
 
 def test_the_shape_of_one_branch_decides_the_next() -> None:
-    rank_is = "s{0} = Shape({1})  r{0} = Size(s{0})  e{0} = Equal(r{0}, two)"
-    branch = """{0} = If(e{1})
-        <then_branch = t{1} () => (float[a{1},b{1},c{1}] p{1}) {{ p{1} = Unsqueeze({2}, axis) }},
-         else_branch = f{1} () => (float[d{1},g{1}] q{1}) {{ q{1} = Squeeze({2}, axis) }}>"""
     before = graph(
-        "g (float[2,3] x) => (float[2,3] y) {"
-        + rank_is.format(0, "x") + branch.format("u", 0, "x")
-        + rank_is.format(1, "u") + branch.format("v", 1, "u")
-        + "y = Neg(v) }",
+        """g (float[2,3] x) => (float[2,3] y) {
+            s0 = Shape(x)  r0 = Size(s0)  e0 = Equal(r0, two)
+            u = If(e0) <then_branch = t0 () => (float[a,b,c] p0) { p0 = Unsqueeze(x, axis) },
+                        else_branch = f0 () => (float[d,e] q0) { q0 = Neg(x) }>
+            s1 = Shape(u)  r1 = Size(s1)  e1 = Equal(r1, two)
+            v = If(e1) <then_branch = t1 () => (float[f,h] p1) { p1 = Neg(u) },
+                        else_branch = f1 () => (float[i,j] q1) { q1 = Squeeze(u, axis) }>
+            y = Abs(v)
+        }""",
         two=np.array(2), axis=ints([0]),
     )  # fmt: skip
     after, stats = run(before, FoldBranches())
-    assert (ops(after), stats.details["branches_inlined"]) == (["Unsqueeze", "Squeeze", "Neg"], 2)
+    assert (ops(after), stats.details["branches_inlined"]) == (["Unsqueeze", "Squeeze", "Abs"], 2)
     assert_exact(before, after)
 
 
