@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,26 @@ def refuse_bias(node: ir.Node) -> str | None:
     if bias is not None and not walk.is_constant(bias):
         return f"bias {bias.name!r} is not constant"
     return None
+
+
+def add_to_bias(model: ir.Model, node: ir.Node, change: Floats) -> None:
+    """Add `change` `[out]` to the float bias of a Conv, ConvTranspose or Gemm, making one if need be."""
+    old = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = walk.constant(old)
+    assert old is None or bias is not None, f"{node.name}: refuse_bias was not asked"
+    new = (change if bias is None else bias.astype(np.float64) + change).astype(np.float32)
+    assert isinstance(node.graph, ir.Graph), node
+    base = f"{node.outputs[0].name}_bias" if old is None else str(old.name)
+    if old is not None and len(old.uses()) == 1 and not old.is_graph_output():
+        # The changed bias keeps its name; a bias shared with other nodes stays for them.
+        walk.rename(old, walk.unique_name(model, f"{base}_replaced"))
+    else:
+        base = walk.unique_name(model, base)
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, walk.add_initializer(node.graph, base, new))
+    if old is not None:
+        _drop(old)
 
 
 def _drop(value: ir.Value) -> None:
@@ -174,28 +194,45 @@ def channel_means(
 
     Args:
         model: not edited.
-        values: names of outputs of Conv, ConvTranspose (channels on axis 1) or Gemm (last axis).
+        values: names of outputs of Conv, ConvTranspose (channels on axis 1), Gemm or MatMul (last axis).
         samples: read once.
         ctx: progress and cancellation.
 
     Returns:
         Value name -> `[channels]` float64.
     """
-    if not values:
-        return {}
-    probe, names = _with_means(model, values)
-    session = make_session(probe)
     sums: dict[str, Floats] = {name: np.zeros(()) for name in values}
-    for done, batch in enumerate(samples.batches(1), start=1):
-        ctx.check_cancelled()
-        results = run_session(session, batch, list(names.values()))
-        for name, output in names.items():
-            sums[name] = sums[name] + results[output].astype(np.float64)
-        ctx.progress("channel means", done, len(samples))
+    for results in _reduced(model, values, "ReduceMean", samples, ctx):
+        sums = {name: total + results[name] for name, total in sums.items()}
     return {name: total / max(len(samples), 1) for name, total in sums.items()}
 
 
-def _with_means(model: ir.Model, values: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:
+def channel_minima(
+    model: ir.Model, values: Sequence[str], samples: Samples, ctx: Context
+) -> dict[str, Floats]:
+    """Return the smallest value per channel; arguments as for `channel_means`."""
+    lows: dict[str, Floats] = {name: np.full((), np.inf) for name in values}
+    for results in _reduced(model, values, "ReduceMin", samples, ctx):
+        lows = {name: np.minimum(low, results[name]) for name, low in lows.items()}
+    return lows
+
+
+def _reduced(
+    model: ir.Model, values: Sequence[str], op: str, samples: Samples, ctx: Context
+) -> Iterator[dict[str, Floats]]:
+    """Yield for each sample the values reduced to `[channels]` in the graph."""
+    if not values:
+        return
+    probe, names = _with_reductions(model, values, op)
+    session = make_session(probe)
+    for done, batch in enumerate(samples.batches(1), start=1):
+        ctx.check_cancelled()
+        results = run_session(session, batch, list(names.values()))
+        yield {name: results[output].astype(np.float64) for name, output in names.items()}
+        ctx.progress("channels", done, len(samples))
+
+
+def _with_reductions(model: ir.Model, values: Sequence[str], op: str) -> tuple[ir.Model, dict[str, str]]:
     probe = model.clone()
     graph = probe.graph
     by_name = {value.name: value for value in walk.values_of(graph)}
@@ -203,9 +240,9 @@ def _with_means(model: ir.Model, values: Sequence[str]) -> tuple[ir.Model, dict[
     names: dict[str, str] = {}
     for value in values:
         source = by_name[value]
-        names[value] = walk.unique_name(graph, f"{value}_mean")
-        axes = walk.add_initializer(graph, walk.unique_name(graph, f"{value}_axes"), _mean_axes(source))
-        node = ir.node("ReduceMean", [source, axes], {"keepdims": 0}, name=names[value])
+        names[value] = walk.unique_name(graph, f"{value}_reduced")
+        axes = walk.add_initializer(graph, walk.unique_name(graph, f"{value}_axes"), _other_axes(source))
+        node = ir.node(op, [source, axes], {"keepdims": 0}, name=names[value])
         node.outputs[0].name, node.outputs[0].type = names[value], source.type
         node.outputs[0].shape = ir.Shape([None])
         graph.append(node)
@@ -213,8 +250,9 @@ def _with_means(model: ir.Model, values: Sequence[str]) -> tuple[ir.Model, dict[
     return probe, names
 
 
-def _mean_axes(value: ir.Value) -> npt.NDArray[np.int64]:
+def _other_axes(value: ir.Value) -> npt.NDArray[np.int64]:
     assert value.shape is not None, f"{value.name}: shapes are inferred before passes run"
     maker = value.producer()
-    channels = value.shape.rank() - 1 if maker is not None and maker.op_type == "Gemm" else 1
+    dense = maker is not None and maker.op_type in ("Gemm", "MatMul")
+    channels = value.shape.rank() - 1 if dense else 1
     return np.array([axis for axis in range(value.shape.rank()) if axis != channels], np.int64)
