@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-VERBS = sorted(set(re.findall(r"^pared (\w+)", README, flags=re.MULTILINE)))
+BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
+VERBS = sorted(set(re.findall(r"^pared (\w+)", BLOCKS, flags=re.MULTILINE)))
 
 
 def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
