@@ -179,6 +179,15 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> N
     for value in inputs.values():
         if value.shape is not None:
             value.shape = ir.Shape([_bound(dim, symbols) for dim in value.shape.dims])
+    if shapes:
+        _forget_sizes(model)
+
+
+def _forget_sizes(model: ir.Model) -> None:
+    """Drop the stored shapes of what nodes compute: they were written for other sizes of the inputs."""
+    for node in all_nodes(model):
+        for output in node.outputs:
+            output.shape = None
 
 
 def _bound(dim: int | ir.SymbolicDim, symbols: Mapping[str, int | str]) -> int | str | None:

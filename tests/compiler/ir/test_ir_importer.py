@@ -212,6 +212,26 @@ def test_a_symbol_can_be_kept_by_name() -> None:
     assert shapes_of(import_model(dynamic(), {"x": ["batch", 4]}).model) == [["batch", 4]] * 3
 
 
+def test_sizes_stored_for_other_inputs_are_forgotten() -> None:
+    # The size of NonZero's result depends on data, so inference cannot replace a stored one.
+    nodes = [node("NonZero", "x", "i"), node("Cast", "i", "y", to=TensorProto.FLOAT)]
+    model = proto(nodes, [value("x", ("n", 4))], [value("y", (2, 4))])
+    assert shapes_of(import_model(model).model)[1] == [2, 4]
+    assert shapes_of(import_model(model, {"x": [2, 4]}).model)[1] == [2, None]
+
+
+def test_a_graph_without_nodes() -> None:
+    model = proto([], [value("x")], [value("x")])
+    imported = import_model(model).model
+    x = floats(1, 4)
+    np.testing.assert_array_equal(run(to_bytes(imported), {"x": x})[0], x)
+
+
+def test_a_constant_as_output() -> None:
+    model = proto([node("Relu", "x", "y")], [value("x")], [value("y"), value("w", (4,))], {"w": floats(4)})
+    np.testing.assert_array_equal(run(to_bytes(import_model(model).model), {"x": floats(1, 4)})[1], floats(4))
+
+
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [

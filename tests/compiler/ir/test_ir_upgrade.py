@@ -234,6 +234,11 @@ def test_dft() -> None:
     same(model, {"x": floats(1, 8, 1)})
 
 
+def test_dft_keeps_its_old_default_axis() -> None:
+    model = proto([node("DFT", "x", "y")], [value("x", (1, 4, 6, 1))], [value("y", ANY)], opset=17)
+    same(model, {"x": floats(1, 4, 6, 1)})
+
+
 def test_group_normalization_takes_scales_per_channel() -> None:
     constants = {"s": np.array([2, 3], np.float32), "b": np.array([0.5, -1], np.float32)}
     made = node("GroupNormalization", "x s b", "y", num_groups=2)
