@@ -96,7 +96,12 @@ def test_mse_is_as_good_as_a_direct_search_over_the_values(spec):
     )
     # Bins smear values by width^2 / 12 and candidates lie 1 % apart: a flat optimum is missed by little.
     assert quantization_error(x, found, spec) <= 1.05 * direct
-    assert quantization_error(x, found, spec) < 0.8 * quantization_error(x, Range(x.min(), x.max()), spec)
+
+
+def test_mse_clips_a_heavy_tail_when_integers_are_few():
+    x = np.random.default_rng(1).standard_t(3, size=20_000)
+    clipped = quantization_error(x, mse_range(filled(x), INT4), INT4)
+    assert clipped < 0.8 * quantization_error(x, Range(x.min(), x.max()), INT4)
 
 
 def test_entropy_cuts_a_lonely_outlier():
