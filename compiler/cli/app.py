@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in args
     try:
+        _print_whatever_the_terminal_can()
         _leave_cleanly_on_sigterm()
         return _invoke(args)
     except Exception as err:
@@ -113,6 +115,13 @@ def _print(outcome: Outcome) -> None:
 
         make_console().print(outcome.show(), crop=False)
     sys.stdout.flush()
+
+
+def _print_whatever_the_terminal_can() -> None:
+    """Keep odd file names and narrow encodings from ending a command that did its work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _leave_cleanly_on_sigterm() -> None:

@@ -27,7 +27,12 @@ OS_REASONS = {
     errno.ENOENT: ("file-missing", "check the path"),
     errno.EISDIR: ("not-a-file", "give a file, not a folder"),
     errno.ENOTDIR: ("not-a-folder", "check the path"),
+    errno.EEXIST: ("not-a-folder", "a file of that name is in the way; choose another place"),
+    errno.ELOOP: ("bad-path", "the links of this path go in a circle"),
     errno.ENAMETOOLONG: ("bad-path", "use a shorter path"),
+    errno.EFBIG: ("file-too-large", "the file system or a limit of this session forbids so large a file"),
+    errno.EMFILE: ("too-many-files", "raise the limit: ulimit -n"),
+    errno.EIO: ("io-error", "the disk could not read or write; check it"),
 }
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from cli_runner import Run
@@ -161,3 +162,27 @@ def test_a_closed_pipe_ends_quietly() -> None:
     while reader.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (reader.returncode, errors) == (141, b"")
+
+
+def test_a_narrow_encoding_does_not_end_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pared", "targets"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_python_m_pared_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pared", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("pared ")
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path, pared: Run) -> None:
+    (tmp_path / "f").write_text("")
+    done = pared("compile", "-m", tmp_path / "none.onnx", "-o", tmp_path / "f" / "out")
+    assert done.code == 2
