@@ -46,11 +46,12 @@ def model_of(layer: Layer) -> ir.Model:
         "xz": np.asarray(layer.x_zero, layer.x.dtype),
         "w": layer.w,
         "ws": scale,
-        "wz": np.full(scale.shape, layer.w_zero, layer.w.dtype),
         "ys": np.asarray(layer.y_scale, np.float32),
         "yz": np.asarray(layer.y_zero, layer.y_type),
     }
     axis = {"axis": layer.w_axis} if scale.ndim else {}
+    # onnxruntime fuses a Gemm only when its weights have a zero point, be it 0
+    arrays["wz"] = np.full(scale.shape, layer.w_zero, layer.w.dtype)
     nodes = [
         helper.make_node("DequantizeLinear", ["x", "xs", "xz"], ["xf"]),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], **axis),
