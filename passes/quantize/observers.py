@@ -17,6 +17,7 @@ Floats: TypeAlias = npt.NDArray[np.floating]
 
 _BINS = 4096
 _CHUNK = 1 << 16  # elements binned at a time: the temporaries stay in the L2 cache
+_LEAST_COUNTS = 100  # per integer level: fewer values do not show a distribution
 _CLIPS = np.linspace(1.0, 0.02, 99)
 
 
@@ -160,16 +161,31 @@ def entropy_range(histogram: Histogram, spec: QuantSpec) -> Range:
     """
     seen = histogram.extremes.range()
     levels = spec.qmax - spec.qmin + 1
-    if histogram.counts.size <= levels:
+    if histogram.counts.size <= levels or histogram.counts.sum() < _LEAST_COUNTS * levels:
         return seen
     return min(_bounded(seen), key=lambda chosen: _divergence(histogram, chosen, spec))
+
+
+def _without_zeros(histogram: Histogram) -> Floats:
+    """Return the counts with the bin at zero cut to its neighbours' height.
+
+    A Relu puts half of the mass there. Zero is exact in every grid, so this peak says nothing about ranges,
+    but spread over the bins of one integer it would outweigh everything else.
+    """
+    counts = histogram.counts.astype(np.float64)
+    zero = -histogram.first
+    if 0 <= zero < counts.size:
+        neighbours = counts[max(zero - 1, 0) : zero + 2].copy()
+        neighbours[min(zero, 1)] = 0.0
+        counts[zero] = min(counts[zero], neighbours.max(initial=0.0))
+    return counts
 
 
 def _divergence(histogram: Histogram, chosen: Range, spec: QuantSpec) -> float:
     scale, zero = affine(chosen, spec)
     q = np.rint(histogram.centers() / scale) + zero
     inside = (q >= spec.qmin) & (q <= spec.qmax)
-    counts = histogram.counts.astype(np.float64)
+    counts = _without_zeros(histogram)
     if not inside.any():
         return math.inf
     first, last = int(inside.argmax()), int(inside.size - 1 - inside[::-1].argmax())

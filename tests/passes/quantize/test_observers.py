@@ -134,3 +134,13 @@ def test_zeros_before_values_do_not_spoil_the_histogram():
 def test_an_empty_tensor_counts_nothing():
     histogram = filled(np.zeros(0))
     assert histogram.counts.size == 0
+
+
+def test_entropy_is_not_fooled_by_the_peak_that_a_relu_puts_at_zero():
+    x = np.maximum(np.random.default_rng(4).normal(size=100_000), 0.0)
+    assert entropy_range(filled(x), UINT8).high > 3.0
+
+
+def test_entropy_keeps_everything_when_values_are_few():
+    x = np.random.default_rng(5).normal(size=1000)
+    assert entropy_range(filled(x), UINT8) == Range(np.float32(x).min(), np.float32(x).max())
