@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
 
-Optimize = Literal["none", "basic", "all"]
+Optimize = Literal["none", "basic", "extended", "all"]
 
 # What sessions get: every onnxruntime since 1.18 reads IR version 10, and nothing that 11 to 13 add matters
 # to it (it looks at the element types themselves), while a version above its own maximum is refused.
@@ -44,7 +44,12 @@ _PROTO_LIMIT = 1 << 30
 # left in float on purpose, or that have other widths, would silently lose accuracy (seen with 1.31).
 _UNASKED = ["WeightBiasQuantization"]
 
-_LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
+_LEVELS: Mapping[Optimize, str] = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 
 # The `last` of a kernel that was not given one.
 _OPEN_END = 2**31 - 1
@@ -67,7 +72,8 @@ def make_session(
     Args:
         model: not edited. Own operators are expanded into standard ones, the IR version is lowered.
         threads: intra-op threads; None takes every core this process may use.
-        optimize: graph optimisations; `none` runs the graph as it is written.
+        optimize: graph optimisations; `none` runs the graph as it is written, `extended` fuses as it does on
+            every machine, `all` also chooses layouts for this one.
         extra_outputs: names of inner values to return as well.
         low_memory: trade speed for memory: no arena, no prepacked copies of weights.
 
@@ -120,11 +126,11 @@ def session_signature(session: onnxruntime.InferenceSession) -> Signature:
     )
 
 
-def optimized_model(model: ir.Model | bytes | Path) -> onnx.ModelProto:
+def optimized_model(model: ir.Model | bytes | Path, optimize: Optimize = "all") -> onnx.ModelProto:
     """Return the graph that onnxruntime really runs after its own optimisations, without big weights."""
     import onnx
 
-    options = _options(1, "all", low_memory=True)
+    options = _options(1, optimize, low_memory=True)
     with tempfile.TemporaryDirectory() as folder, _loadable(model, ()) as (source, external):
         path = os.path.join(folder, "optimized.onnx")
         options.optimized_model_filepath = path

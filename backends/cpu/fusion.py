@@ -59,6 +59,21 @@ def check_fusion(model: ir.Model) -> Fusion:
     return Fusion(dict(sorted(ops.items())), sum(ops[name] for name in _INTEGER), tuple(left))
 
 
+def unfused_dequantizers(model: ir.Model) -> set[str]:
+    """Return the names of the values that onnxruntime would still make by DequantizeLinear, on any machine.
+
+    `model` has no own operators any more; it is not edited.
+    """
+    graphs = _graphs(ort.optimized_model(model, "extended").graph)
+    return {
+        out
+        for graph in graphs
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+        for out in node.output
+    }
+
+
 def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     return [graph, *(found for body in inner for found in _graphs(body))]

@@ -17,6 +17,7 @@ from ...compiler.backend import Payload
 from ...compiler.ir.compact import compact
 from ...compiler.ir.export import save, to_bytes, weight_bytes
 from ...compiler.ops import expand_custom_ops
+from .float_weights import free_float_weights
 from .ort_session import PAYLOAD
 
 NAMES = "names.json"
@@ -37,6 +38,7 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     if expand_custom_ops(copy):
         # Weights that were rounded at compile time leave their float originals behind.
         RemoveUnusedNodesPass()(copy)
+    free_float_weights(copy)
     names = compact(copy)
     folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
     files = _write(copy, folder)
