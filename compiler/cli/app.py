@@ -35,7 +35,6 @@ app = typer.Typer(
     name="pared",
     help="ONNX in, verified and measured artifacts out.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -90,11 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return boundary.report(err, as_json=as_json)
     except KeyboardInterrupt as err:
         return boundary.report(err, as_json=as_json)
+    except SystemExit as err:
+        if err.code == exitcodes.TERMINATED:
+            raise
+        return boundary.pipe_closed()  # Typer's own answer to a reader of the help that went away
 
 
 def _invoke(args: list[str]) -> int:
     command = typer.main.get_command(app)
-    result = command.main(args=args, prog_name="pared", standalone_mode=False)
+    result = command.main(args=args or ["--help"], prog_name="pared", standalone_mode=False)
     if isinstance(result, Outcome):
         _print(result)
         return result.code

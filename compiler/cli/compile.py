@@ -80,6 +80,8 @@ def compile_verb(
     if print_pipeline:
         _save(recipe, text, save_config)
         return Outcome({"pipeline": text}, lambda: text, as_json, quiet)
+    if recipe.model is None:
+        raise PipelineError("model-missing", "no model was given", "give -m M.onnx or `model:` in the recipe")
     if output is None and not dry_run:
         raise PipelineError(
             "output-missing", "there is no place for the artifact", "give -o OUT or --dry-run"
