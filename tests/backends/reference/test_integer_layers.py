@@ -127,6 +127,15 @@ def test_a_matmul_follows_the_definition(activation: str) -> None:
     np.testing.assert_array_equal(evaluate(model_of(layer), {"x": layer.x})["y"], by_definition(layer))
 
 
+def test_ties_go_to_the_even_step_before_the_zero_point_is_added() -> None:
+    x = np.arange(-7, 8, 2, dtype=np.int8)[:, None]
+    layer = Layer(
+        "MatMul", x, np.ones((1, 1), np.int8), x_scale=1, y_scale=2, w_scale=np.float32(1), w_axis=1
+    )
+    got = evaluate(model_of(replace(layer, y_zero=101)), {"x": x})["y"]
+    assert (got[:, 0].astype(int) - 101).tolist() == [-4, -2, -2, 0, 0, 2, 2, 4]
+
+
 def test_a_relu_cuts_at_the_zero_point() -> None:
     got = evaluate(model_of(replace(MATMUL, activation="Relu")), {"x": MATMUL.x})["y"]
     plain = evaluate(model_of(MATMUL), {"x": MATMUL.x})["y"]

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import pytest
 
 from pared.backends.reference import Evaluator, derive_bound, evaluate
+from pared.bench.light_models import light_model
 from pared.compiler.backend import Port
 from pared.compiler.ir.importer import import_model
 from pared.compiler.ort import make_session, run_session
@@ -49,6 +50,18 @@ def draw(name: str, port: Port, rng: np.random.Generator) -> np.ndarray:
 def feeds(name: str, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {port.name: draw(name, port, rng) for port in Evaluator(imported(name)).signature.inputs}
+
+
+@pytest.mark.parametrize(
+    "name", ["shufflenet", "squeezenet", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
+def test_architectures_that_onnx_carries_agree_with_onnxruntime(name: str) -> None:
+    model = import_model(light_model(name)).model
+    port = Evaluator(model).signature.inputs[0]
+    x = {port.name: np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)}
+    want, got = evaluate(model, x), run_session(make_session(model), x)
+    bounds = derive_bound(model, [x], seed=0)
+    assert all(bounds[key].accepts(got[key], want[key]) for key in want)
 
 
 @needs_data
