@@ -60,7 +60,7 @@ def default_pipeline(precision: Precision | None, level: int) -> str:
     """
     steps = [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
     if precision is not None:
-        steps += ["equalize"] if level >= 3 and precision.activations is not None else []
+        steps += ["balance"] if level >= 2 and precision.needs_calibration else []
         steps += [_quantize(precision, level), _recurrent(precision), "relu-into-quantizer"]
     steps += ["compact-constants", "dead-code"] if level >= 1 else []
     return ",".join(step for step in steps if step)
