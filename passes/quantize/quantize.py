@@ -11,6 +11,7 @@ import onnx_ir as ir
 from ...compiler.data import Samples
 from ...compiler.errors import DataError, PipelineError
 from ...compiler.pass_api import Context, Effect, PassStats
+from .bias_correct import correct_biases
 from .calibrate import observe
 from .datafree import estimated_ranges, keep_ranged
 from .fallback import guard_inputs, input_layers
@@ -22,6 +23,9 @@ from .ranges import choose_method
 from .rules import Policy
 from .scales import Range, WeightRange, assign
 from .shrink import shrink_weights
+
+# The finished graph is run once per depth; means settle long before ranges do.
+_MEASURED_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class Quantize:
         percentile: for `range=percentile`, in %.
         weight_range: `minmax`, or `mse` to clip weights where that lowers their squared error.
         rounding: of weights: `nearest`, or `adaround`, `gptq` by reconstruction of layer outputs.
-        bias_correct: move the mean error of every layer's output into its bias.
+        bias_correct: move the mean error of every layer's output into its bias: `true` what the layer's
+            own weights cause, by one pass over the data; `measured` all of it, by comparing the finished
+            graph with the float model depth by depth.
         tables: quantize constant tables that Gather reads.
         inputs: activations of the layers that read the model's inputs: `float`, `int8` like all others, or
             `auto`: float where that raises the output SQNR by 2 dB (judged up to 1 GMAC).
@@ -70,7 +76,7 @@ class Quantize:
     percentile: float = 99.99
     weight_range: WeightRange = "minmax"
     rounding: Literal["nearest", "adaround", "gptq"] = "nearest"
-    bias_correct: bool = False
+    bias_correct: bool | Literal["measured"] = False
     tables: bool = True
     inputs: Literal["auto", "int8", "float"] = "auto"
     io: Literal["float", "int8"] = "float"
@@ -121,9 +127,14 @@ class Quantize:
         if not plan.decisions:
             return stats
         found = Improvements({}, {})
-        if self.rounding != "nearest" or self.bias_correct:
-            found = improve(model, plan, _samples(ctx), self.rounding, self.bias_correct, ctx, stats)
+        original = model.clone() if self.bias_correct == "measured" else None
+        if self.rounding != "nearest" or self.bias_correct is True:
+            found = improve(model, plan, _samples(ctx), self.rounding, self.bias_correct is True, ctx, stats)
         stats.changed = apply_plan(model, plan, integers=found.integers, bias_shift=found.bias_shift)
+        if original is not None:
+            done = correct_biases(original, model, _samples(ctx).head(_MEASURED_SAMPLES), ctx)
+            stats.refused += done.refused
+            stats.details |= done.details
         return stats
 
     def plan(self, model: ir.Model, ctx: Context) -> tuple[QuantPlan, PassStats]:

@@ -46,9 +46,13 @@ def test_output_error_is_less_than_half_of_nearest_on_correlated_inputs(method: 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("method", METHODS)
 def test_no_channel_is_worse_than_nearest(method: Method, seed: int) -> None:
-    weight, grid, x = problem(seed, 2 + seed, size=9)
+    weight, grid, _ = problem(seed, 3, rows=64, size=9)
+    # Nearly white inputs: there is little to gain, and a heuristic loses on some channels.
+    x = np.random.default_rng(seed).normal(size=(60, 9))
     found = round_weights(weight, grid, (x.T @ x / len(x))[None], method)
-    assert np.all(found.error <= found.nearest_error)
+    nearest = output_error(weight, grid, np.clip(np.rint(weight / grid.scale), grid.qmin, grid.qmax), x)
+    # Both are sums of 60 x 9 float64 products: the comparison may be off by a relative 1e-12.
+    assert np.all(output_error(weight, grid, found.q, x) <= nearest * (1 + 1e-12))
 
 
 @pytest.mark.parametrize("method", METHODS)

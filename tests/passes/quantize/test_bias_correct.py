@@ -123,3 +123,18 @@ def test_a_bias_can_be_added_but_a_computed_one_not_shifted() -> None:
     assert refuse_bias(model.graph[0]) is None
     assert refuse_bias(model.graph[1]) == "bias 'b' is not constant"
     assert refuse_bias(model.graph[2]) == "Add has no bias"
+
+
+def test_the_quantize_pass_corrects_measured_means_of_outputs() -> None:
+    model, data = two_convs()
+    means = []
+    for how in (False, "measured"):
+        draft = model.clone()
+        stats = Quantize(act_bits=4, bias_correct=how).apply(draft, Context(calibration=data))
+        (last,) = [n for n in draft.graph if n.name == "n2"]
+        means.append(channel_means(draft, [str(last.outputs[0].name)], data, Context()).popitem()[1])
+    wanted = channel_means(model, ["y"], data, Context())["y"]
+    assert stats.details["biases_corrected"] == 2
+    # A float bias is corrected exactly but for the float32 means of sums below 200.
+    assert np.abs(means[1] - wanted).max() < 2e-4
+    assert np.abs(means[0] - wanted).max() > 1e-2

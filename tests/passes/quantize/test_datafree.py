@@ -93,6 +93,23 @@ def test_a_clipped_normal_has_the_moments_of_sampled_ones() -> None:
     assert (found.range().low, found.range().high) == (-0.5, 1.5)
 
 
+def test_variances_of_a_sum_add_up() -> None:
+    ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
+    model = graph(
+        "g (float[N,2,1] a, float[N,2,1] b, float[2] one, float[2] zero, float[2] g, float[2] h) => "
+        "(float[N,2,1] y) { p = BatchNormalization(a, g, one, zero, one) "
+        "q = BatchNormalization(b, h, one, zero, one) y = Add(p, q) }",
+        one=ones,
+        zero=zeros,
+        g=3 * ones,
+        h=4 * ones,
+    )
+    found = spreads(model, sigmas=2.0)["y"]
+    np.testing.assert_allclose(found.mean, 2.0)
+    np.testing.assert_allclose(found.std, 5.0)
+    assert (found.range().low, found.range().high) == (-8.0, 12.0)
+
+
 def test_values_before_the_first_batchnorm_are_not_known() -> None:
     model, _ = network()
     known = capture_bn_ranges(model)
