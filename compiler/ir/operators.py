@@ -45,7 +45,7 @@ def check_operators(model: ir.Model) -> None:
             continue
         if node.domain == MICROSOFT and node.op_type in QOPERATORS:
             versions.setdefault(MICROSOFT, 1)
-        elif schema_of(node, versions) is None:
+        elif node.domain not in _DOMAINS or schema_of(node, versions) is None:
             raise _unknown(node, versions)
         known.add((node.domain, node.op_type))
 

@@ -22,7 +22,8 @@ def skeleton(model: ir.Model, *, shapes: bool = False) -> onnx.ModelProto:
     With `shapes` the known types of intermediate values and the shapes of outputs are written too;
     without, only what cannot be derived is: inputs, constants and the dtype of outputs.
     """
-    proto = onnx.ModelProto(ir_version=min(model.ir_version, 13))
+    # Before IR version 4 onnx overlooks constants that are not inputs too; import makes them constants.
+    proto = onnx.ModelProto(ir_version=min(max(model.ir_version, 10), 13))
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
     proto.graph.name = model.graph.name or "main"

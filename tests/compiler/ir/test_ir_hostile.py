@@ -174,6 +174,12 @@ def test_an_unknown_domain() -> None:
     assert reason(model) == "unknown-domain"
 
 
+def test_an_operator_for_training() -> None:
+    domain = "ai.onnx.preview.training"
+    gradient = node("Gradient", "x", "y", domain=domain, xs=["x"], y="x")
+    assert reason(proto([gradient], domains={domain: 1})) == "unknown-domain"
+
+
 def test_an_operator_of_onnxruntimes_optimizer() -> None:
     model = proto(
         [node("FusedConv", "x w", "y", domain="com.microsoft")], constants=W, domains={"com.microsoft": 1}

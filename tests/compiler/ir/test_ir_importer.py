@@ -220,6 +220,13 @@ def test_sizes_stored_for_other_inputs_are_forgotten() -> None:
     assert shapes_of(import_model(model, {"x": [2, 4]}).model)[1] == [2, None]
 
 
+def test_constants_of_ir_version_3_have_types() -> None:
+    nodes = [node("Unsqueeze", "w", "u", axes=[0]), node("Add", "x u", "y")]
+    model = proto(nodes, constants={"w": floats(4)}, opset=9, ir_version=3)
+    model.graph.input.append(value("w", (4,)))
+    assert import_model(model).model.graph[0].outputs[0].dtype == ir.DataType.FLOAT
+
+
 def test_a_graph_without_nodes() -> None:
     model = proto([], [value("x")], [value("x")])
     imported = import_model(model).model
