@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DataError, ParedError
+from ..errors import ParedError
 
 OUTPUT = "Output"
 MODEL = "Model"
@@ -103,14 +103,3 @@ def parse_tolerances(flag: str, texts: Sequence[str] | None) -> dict[str, float]
             )
         found[name] = value
     return found
-
-
-def require_file_or_folder(path: Path, flag: str) -> Path:
-    """Refuse a path that does not exist, before any long work starts.
-
-    Raises:
-        DataError: `data-missing`, naming flag and path.
-    """
-    if not path.exists():
-        raise DataError("data-missing", f"{flag}: {path} does not exist", "check the path")
-    return path
