@@ -7,6 +7,8 @@ and Mul it is folded like anything else: the file stays small and the layer as f
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
@@ -21,20 +23,18 @@ from ...compiler.ir.walk import (
     static_shape,
     unique_name,
 )
-from .fusion import unfused_dequantizers
 
 
-def free_float_weights(model: ir.Model) -> int:
-    """Rewrite in place what onnxruntime would dequantize in every run; bit for bit the same numbers.
+def free_float_weights(model: ir.Model, dequantized: Collection[str]) -> int:
+    """Rewrite weights in place, bit for bit the same numbers; return how many.
 
-    Returns:
-        How many were rewritten.
+    Args:
+        model: without own operators.
+        dequantized: names of the values that onnxruntime would dequantize in every run.
     """
-    candidates = [node for node in all_nodes(model) if _is_plain_weight(node)]
-    if not candidates:
-        return 0
-    left = unfused_dequantizers(model)
-    chosen = [node for node in candidates if node.outputs[0].name in left]
+    chosen = [
+        node for node in all_nodes(model) if node.outputs[0].name in dequantized and _is_plain_weight(node)
+    ]
     for node in chosen:
         _rewrite(model, node)
     return len(chosen)
@@ -42,7 +42,7 @@ def free_float_weights(model: ir.Model) -> int:
 
 def _is_plain_weight(node: ir.Node) -> bool:
     """Tell whether a node dequantizes a stored constant with float32 scales per tensor or per channel."""
-    if node.op_type != "DequantizeLinear" or node.domain or int_attribute(node, "block_size", 0):
+    if node.op_type != "DequantizeLinear" or int_attribute(node, "block_size", 0):
         return False
     weight, scale, *rest = node.inputs
     if weight is None or scale is None or weight.const_value is None or only_user(node.outputs[0]) is None:

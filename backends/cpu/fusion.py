@@ -9,13 +9,12 @@ import onnx
 import onnx_ir as ir
 
 from ...compiler import ort
-from ...compiler.ops import expand_custom_ops
 
 # Operators whose cost matters; between DequantizeLinear and QuantizeLinear they should run on integers.
 _COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul"})
 _INTEGER = frozenset(
     {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
-     "DynamicQuantizeMatMul", "MatMulNBits"}
+     "DynamicQuantizeMatMul"}
 )  # fmt: skip
 
 
@@ -26,12 +25,14 @@ class Fusion:
     Attributes:
         ops: operator type -> number of nodes in the optimised graph, bodies included.
         integer_layers: compute layers that run on integers.
-        float_layers: names of the compute layers that run in float although a weight or input is quantized.
+        float_layers: what the compute layers make that run in float although a weight or input is quantized.
+        dequantized: names of the values that DequantizeLinear makes in every run.
     """
 
     ops: dict[str, int]
     integer_layers: int
     float_layers: tuple[str, ...]
+    dequantized: frozenset[str]
 
     @property
     def complete(self) -> bool:
@@ -40,38 +41,18 @@ class Fusion:
 
 
 def check_fusion(model: ir.Model) -> Fusion:
-    """Return what onnxruntime makes of a model, all optimisations on; `model` is not edited."""
-    copy = model.clone()
-    expand_custom_ops(copy)
-    nodes: list[onnx.NodeProto] = []
-    dequantized: set[str] = set()
-    for graph in _graphs(ort.optimized_model(copy).graph):
-        nodes.extend(graph.node)
-        dequantized.update(
-            out for node in graph.node if node.op_type == "DequantizeLinear" for out in node.output
-        )
+    """Return what onnxruntime makes of a model, on any machine; `model` is not edited."""
+    graphs = _graphs(ort.optimized_model(model, "extended").graph)
+    nodes = [node for graph in graphs for node in graph.node]
+    dequantized = {out for node in nodes if node.op_type == "DequantizeLinear" for out in node.output}
     left = [
-        node.name or (node.output[0] if node.output else node.op_type)
+        node.output[0]
         for node in nodes
         if node.op_type in _COMPUTE and not dequantized.isdisjoint(node.input)
     ]
     ops = Counter(node.op_type for node in nodes)
-    return Fusion(dict(sorted(ops.items())), sum(ops[name] for name in _INTEGER), tuple(left))
-
-
-def unfused_dequantizers(model: ir.Model) -> set[str]:
-    """Return the names of the values that onnxruntime would still make by DequantizeLinear, on any machine.
-
-    `model` has no own operators any more; it is not edited.
-    """
-    graphs = _graphs(ort.optimized_model(model, "extended").graph)
-    return {
-        out
-        for graph in graphs
-        for node in graph.node
-        if node.op_type == "DequantizeLinear"
-        for out in node.output
-    }
+    integer = sum(ops[name] for name in _INTEGER)
+    return Fusion(dict(sorted(ops.items())), integer, tuple(left), frozenset(dequantized))
 
 
 def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:

@@ -16,11 +16,14 @@ from ...compiler import ort
 from ...compiler.backend import Payload
 from ...compiler.ir.compact import compact
 from ...compiler.ir.export import save, to_bytes, weight_bytes
+from ...compiler.ir.walk import all_nodes
 from ...compiler.ops import expand_custom_ops
 from .float_weights import free_float_weights
+from .fusion import check_fusion
 from .ort_session import PAYLOAD
 
 NAMES = "names.json"
+FUSION = "fusion.json"
 
 # Above this the weights lie in a file of their own, which is mapped into memory instead of parsed.
 EXTERNAL_BYTES = 256 << 20
@@ -29,7 +32,8 @@ EXTERNAL_BYTES = 256 << 20
 def lower(model: ir.Model, engine: str = "ort") -> Payload:
     """Write the model as standard ONNX, own operators expanded, names shortened; `model` is not edited.
 
-    Weights beyond 256 MiB go to a second file. The attachment `names.json` maps short names to original ones.
+    Weights beyond 256 MiB go to a second file. The attachments: `names.json` maps short names to original
+    ones; of quantized models, `fusion.json` says which layers onnxruntime runs on integers.
 
     Raises:
         UnsupportedOp, InvalidGraph, ModelError: onnxruntime cannot run it.
@@ -38,15 +42,25 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     if expand_custom_ops(copy):
         # Weights that were rounded at compile time leave their float originals behind.
         RemoveUnusedNodesPass()(copy)
-    free_float_weights(copy)
-    names = compact(copy)
+    attachments = _checked_fusion(copy)
+    attachments[NAMES] = json.dumps(compact(copy), indent=0) + "\n"
     folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
     files = _write(copy, folder)
-    payload = Payload(engine, files, {}, {NAMES: json.dumps(names, indent=0) + "\n"})
+    payload = Payload(engine, files, {}, attachments)
     # The writer moves the files out; what is left goes with the payload.
     weakref.finalize(payload, shutil.rmtree, folder, ignore_errors=True)
     ort.make_session(files[PAYLOAD], optimize="none", low_memory=True)
     return payload
+
+
+def _checked_fusion(model: ir.Model) -> dict[str, str]:
+    """Look at what onnxruntime fuses of a quantized model, and free the weights that it does not."""
+    if all(node.op_type != "DequantizeLinear" for node in all_nodes(model)):
+        return {}
+    fusion = check_fusion(model)
+    free_float_weights(model, fusion.dequantized)
+    record = {"integer_layers": fusion.integer_layers, "float_layers": fusion.float_layers, "ops": fusion.ops}
+    return {FUSION: json.dumps(record, indent=1) + "\n"}
 
 
 def _write(model: ir.Model, folder: Path) -> Mapping[str, bytes | Path]:

@@ -5,6 +5,7 @@ from onnx_text import parse
 
 from pared.backends.cpu.backend import CpuBackend
 from pared.backends.cpu.float_weights import free_float_weights
+from pared.backends.cpu.fusion import check_fusion
 from pared.compiler import ort
 from pared.compiler.pass_api import Context
 from pared.targets import load_target
@@ -13,6 +14,10 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 4, 6, 6)).astype(np.float32)
 IO = "(float[2, 4, 6, 6] x) => (float[N, C, H, W] y)"
 SCALES = RNG.uniform(0.001, 0.1, 4).astype(np.float32)
+
+
+def free(model: ir.Model) -> int:
+    return free_float_weights(model, check_fusion(model).dequantized)
 
 
 def kernel(dtype=np.int8, low=-128, high=128):
@@ -43,14 +48,14 @@ def ops(model: ir.Model) -> list[str]:
 def test_the_numbers_stay_bit_for_bit(inputs, attributes, weights):
     model = parse(f"wd = DequantizeLinear{attributes}({inputs})\n y = Conv(x, wd)", IO, weights)
     before = run(model)
-    assert free_float_weights(model) == 1
+    assert free(model) == 1
     assert "DequantizeLinear" not in ops(model)
     assert np.array_equal(run(model), before)
 
 
 def test_a_dequantized_value_keeps_its_name():
     model = parse("wd = DequantizeLinear(w, s)\n y = Conv(x, wd)", IO, {"w": kernel(), "s": np.float32(0.03)})
-    free_float_weights(model)
+    free(model)
     conv = model.graph.node(-1)
     assert conv.inputs[1] is not None
     assert conv.inputs[1].name == "wd"
@@ -59,7 +64,7 @@ def test_a_dequantized_value_keeps_its_name():
 def test_nothing_is_dequantized_in_a_run_any_more():
     model = parse("wd = DequantizeLinear(w, s)\n y = Conv(x, wd)", IO, {"w": kernel(), "s": np.float32(0.03)})
     assert "DequantizeLinear" in [node.op_type for node in ort.optimized_model(model).graph.node]
-    free_float_weights(model)
+    free(model)
     assert [
         node.op_type for node in ort.optimized_model(model).graph.node if "Reorder" not in node.op_type
     ] == ["Conv"]
@@ -86,25 +91,25 @@ FIXED = "(float[2, 4, 6, 6] x) => (float[2, 4, 4, 4] y)"
 def test_weights_that_fuse_are_left_alone():
     weights = {"w": kernel(), "s": np.float32(0.03), "a": np.float32(0.05), "z": np.uint8(128)}
     model = parse(FUSED, FIXED, weights)
-    assert free_float_weights(model) == 0
+    assert free(model) == 0
     assert "QLinearConv" in [node.op_type for node in ort.optimized_model(model).graph.node]
 
 
 def test_weights_that_two_layers_share_are_left_alone():
     body = "wd = DequantizeLinear(w, s)\n c = Conv(x, wd)\n d = Conv(x, wd)\n y = Add(c, d)"
     model = parse(body, IO, {"w": kernel(), "s": np.float32(0.03)})
-    assert free_float_weights(model) == 0
+    assert free(model) == 0
 
 
 def test_weights_in_blocks_are_left_alone():
     weights = {"w": RNG.integers(-8, 8, (64, 8)).astype(np.int8), "s": np.ones((2, 8), np.float32)}
     body = "wd = DequantizeLinear<axis = 0, block_size = 32>(w, s)\n y = MatMul(x, wd)"
-    assert free_float_weights(parse(body, "(float[2, 64] x) => (float[2, 8] y)", weights)) == 0
+    assert free(parse(body, "(float[2, 64] x) => (float[2, 8] y)", weights)) == 0
 
 
 def test_what_is_computed_is_left_alone():
     body = "xq = QuantizeLinear(x, a, z)\n y = DequantizeLinear(xq, a, z)"
-    assert free_float_weights(parse(body, IO, {"a": np.float32(0.05), "z": np.uint8(128)})) == 0
+    assert free(parse(body, IO, {"a": np.float32(0.05), "z": np.uint8(128)})) == 0
 
 
 def test_weights_of_a_body_are_freed_too():
@@ -117,5 +122,5 @@ def test_weights_of_a_body_are_freed_too():
     )
     feeds = {"x": X, "c": np.array(True)}
     before = ort.run_session(ort.make_session(model, optimize="none"), feeds)["y"]
-    assert free_float_weights(model) == 1
+    assert free(model) == 1
     assert np.array_equal(ort.run_session(ort.make_session(model, optimize="none"), feeds)["y"], before)

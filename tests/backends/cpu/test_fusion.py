@@ -1,8 +1,13 @@
+import json
+
 import numpy as np
 import onnx_ir as ir
 from onnx_text import parse
 
+from pared.backends.cpu.backend import CpuBackend
 from pared.backends.cpu.fusion import check_fusion
+from pared.compiler.pass_api import Context
+from pared.targets import load_target
 
 IO = "(float[1, 4, 8, 8] x) => (float[1, 8, 6, 6] y)"
 QUANTIZED = """
@@ -41,7 +46,7 @@ def test_a_quantized_convolution_runs_on_integers():
 def test_a_convolution_left_in_float_is_named():
     fusion = check_fusion(model(HALF))
     assert fusion.integer_layers == 0
-    assert len(fusion.float_layers) == 1
+    assert fusion.float_layers == ("y",)
     assert not fusion.complete
 
 
@@ -56,3 +61,14 @@ def test_the_model_is_left_alone():
     before = ir.to_proto(found).SerializeToString()
     check_fusion(found)
     assert ir.to_proto(found).SerializeToString() == before
+
+
+def test_the_payload_says_what_fused():
+    payload = CpuBackend().lower(model(QUANTIZED), load_target("cpu"), "ort", Context())
+    record = json.loads(payload.attachments["fusion.json"])
+    assert (record["integer_layers"], record["float_layers"], record["ops"]["QLinearConv"]) == (1, [], 1)
+
+
+def test_a_float_payload_says_nothing_of_fusion():
+    plain = parse("y = Relu(x)", "(float[2] x) => (float[2] y)")
+    assert "fusion.json" not in CpuBackend().lower(plain, load_target("cpu"), "ort", Context()).attachments
