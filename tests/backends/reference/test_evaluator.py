@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
 from pared.backends.reference import Evaluator, evaluate
 from pared.compiler.errors import DataError, ModelError, UnsupportedOp
@@ -188,3 +189,35 @@ def test_quantizing_huge_values_saturates(value: float) -> None:
     m = model("g (float[1] x) => (int8[1] y) <float s = {0.5}, int8 z = {3}> { y = QuantizeLinear(x, s, z) }")
     want = 127 if value > 0 else -128
     assert evaluate(m, {"x": np.float32([value])})["y"].tolist() == [want]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("int4", [-8, 7, 3, 0]), ("uint4", [15, 0, 3, 1]), ("int2", [-2, 1, 0, 1]), ("uint2", [3, 1, 0, 1])],
+)
+def test_weights_of_few_bits_are_dequantized(kind: str, values: list[int]) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["w", "s"], ["f"]),
+            helper.make_node("MatMul", ["x", "f"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [
+            helper.make_tensor("w", getattr(TensorProto, kind.upper()), [2, 2], values),
+            helper.make_tensor("s", TensorProto.FLOAT, [], [0.5]),
+        ],
+    )
+    m = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=13))
+    want = 0.5 * np.float32(values).reshape(2, 2).sum(axis=0, keepdims=True)
+    np.testing.assert_array_equal(evaluate(m, {"x": np.ones((1, 2), np.float32)})["y"], want)
+
+
+def test_bfloat16_values_are_rounded_once() -> None:
+    m = model(
+        """g (float[1,300] x) => (float[1,1] y)
+        { a = Cast<to=16>(x) b = Transpose(a) c = MatMul(a, b) y = Cast<to=1>(c) }"""
+    )
+    # 1.01 is 1.0078125 there; 300 squares of it are 304.7, and floats above 256 are 2 apart
+    assert evaluate(m, {"x": np.full((1, 300), 1.01, np.float32)})["y"].item() == 304
