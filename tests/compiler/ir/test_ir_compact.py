@@ -100,7 +100,8 @@ def test_a_window_that_the_weights_do_not_tell_stays() -> None:
     pool = import_model(
         onnx.parser.parse_model(
             """<ir_version: 10, opset_import: ["" : 21]>
-            g (float[1,1,6,6] x) => (float[1,1,5,5] y) { y = MaxPool<kernel_shape = [2,2], strides = [1,1]>(x) }"""
+            g (float[1,1,6,6] x) => (float[1,1,5,5] y)
+               { y = MaxPool<kernel_shape = [2,2], strides = [1,1]>(x) }"""
         )
     ).model
     compact(pool)
