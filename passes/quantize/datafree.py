@@ -248,12 +248,15 @@ def _moved(node: ir.Node, found: Found, sigmas: float) -> Spread | None:
 
 
 def _add(node: ir.Node, found: Found, sigmas: float) -> Spread | None:
-    one, other = (_operand(value, found) for value in node.inputs)
-    if one is None or other is None:
-        return None
-    one, other = _aligned(one, other)
-    mean, std = one.mean + other.mean, np.sqrt(one.std**2 + other.std**2)
-    return Spread.normal(mean, std, sigmas, one.axis).within(one.low + other.low, one.high + other.high)
+    parts = [_operand(value, found) for value in node.inputs]
+    total = parts[0]
+    for part in parts[1:]:
+        if total is None or part is None:
+            return None
+        one, other = _aligned(total, part)
+        mean, std = one.mean + other.mean, np.sqrt(one.std**2 + other.std**2)
+        total = Spread.normal(mean, std, sigmas, one.axis).within(one.low + other.low, one.high + other.high)
+    return total
 
 
 def _mul(node: ir.Node, found: Found, sigmas: float) -> Spread | None:
@@ -369,6 +372,7 @@ _RULES: Mapping[str, Rule] = {
     "Transpose": _moved,
     "Resize": _moved,
     "Add": _add,
+    "Sum": _add,
     "Mul": _mul,
     "Concat": _concat,
     "Conv": _linear,

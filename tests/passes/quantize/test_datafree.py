@@ -93,12 +93,13 @@ def test_a_clipped_normal_has_the_moments_of_sampled_ones() -> None:
     assert (found.range().low, found.range().high) == (-0.5, 1.5)
 
 
-def test_variances_of_a_sum_add_up() -> None:
+@pytest.mark.parametrize("op", ["Add", "Sum"])
+def test_variances_of_a_sum_add_up(op: str) -> None:
     ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
     model = graph(
         "g (float[N,2,1] a, float[N,2,1] b, float[2] one, float[2] zero, float[2] g, float[2] h) => "
         "(float[N,2,1] y) { p = BatchNormalization(a, g, one, zero, one) "
-        "q = BatchNormalization(b, h, one, zero, one) y = Add(p, q) }",
+        f"q = BatchNormalization(b, h, one, zero, one) y = {op}(p, q) }}",
         one=ones,
         zero=zeros,
         g=3 * ones,
