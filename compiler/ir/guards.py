@@ -83,7 +83,13 @@ def _check_versions(proto: onnx.ModelProto) -> None:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if versions.setdefault(domain, entry.version) != entry.version:
             raise ModelError("duplicate-opset", f"the model imports domain {domain!r} in two versions")
-    _check_opset(versions.get(""))
+    if "" in versions or _uses_onnx_domain(proto):
+        _check_opset(versions.get(""))
+
+
+def _uses_onnx_domain(proto: onnx.ModelProto) -> bool:
+    nodes = (proto.graph.node, *(function.node for function in proto.functions))
+    return any(node.domain in ("", "ai.onnx") for part in nodes for node in _nested_nodes(part))
 
 
 def _check_opset(version: int | None) -> None:

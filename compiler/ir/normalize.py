@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ..errors import ModelError, nearest
 from .skeleton import KEPT_BYTES
+from .upgrade import TARGET_OPSET
 from .walk import Names, all_graphs, all_nodes, bodies, read_only, rename, values_of
 
 QONNX = "qonnx.custom_op.general"
@@ -141,6 +142,8 @@ def canonical_domains(model: ir.Model) -> None:
     imports = model.opset_imports
     if "ai.onnx" in imports:
         imports[""] = imports.pop("ai.onnx")
+    # A model of ai.onnx.ml operators alone need not import the default domain; rewriting needs it.
+    imports.setdefault("", TARGET_OPSET)
     used: set[str] = set()
     for node in all_nodes(model):
         if node.domain == "ai.onnx":

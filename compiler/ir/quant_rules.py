@@ -44,11 +44,18 @@ def _check_linear(node: ir.Node) -> None:
     _check_scale_shape(node, static_shape(data), static_shape(scale))
     if zero is None:
         return
-    if static_shape(zero) != static_shape(scale):
+    if not _same_shape(static_shape(zero), static_shape(scale)):
         raise _fail(node, f"zero point {zero.shape} and scale {_shape(scale)} differ in shape")
     quantized = node.outputs[0].dtype if node.op_type == "QuantizeLinear" else _dtype(data)
     if zero.dtype is not None and quantized is not None and zero.dtype != quantized:
         raise _fail(node, f"zero point is {zero.dtype}, the quantized tensor {quantized}")
+
+
+def _same_shape(left: Dims | None, right: Dims | None) -> bool:
+    """Say whether two parameters have one shape; one element is one element, as a scalar or in a list."""
+    if left is None or right is None:
+        return left is right
+    return left == right or np.prod(left) == np.prod(right) == 1
 
 
 def _shape(value: ir.Value | None) -> str:

@@ -200,24 +200,33 @@ def _scales_to_input(upgrade: Upgrade, node: ir.Node) -> None:
 
 
 def _upsample_is_resize(upgrade: Upgrade, node: ir.Node) -> None:
+    """Upsample only stretches, so its samples lie asymmetric and nearest downwards whatever the scales."""
     node.op_type = "Resize"
     if node.attributes.get_string("mode") == "bilinear":
         node.attributes.add(ir.AttrString("mode", "linear"))
+    _set_asymmetric(node, "floor")
 
 
-def _asymmetric_resize(upgrade: Upgrade, node: ir.Node) -> None:
-    """Opset 10 did not say how it samples; onnxruntime's way is asymmetric, nearest downwards."""
+def _set_asymmetric(node: ir.Node, nearest: str) -> None:
+    """Give a Resize of opset 10 (inputs X, scales) the inputs and coordinates of opset 13."""
     scales = node.inputs[1]
-    array = constant(scales)
-    factors = [] if array is None else [float(factor) for factor in array.reshape(-1)]
-    shrinks = any(factor < 1 for factor in factors)
-    if not factors or (shrinks and any(factor > 1 for factor in factors)):
-        raise _refuse(node, "has scales that are not constant, or shrink one axis and stretch another")
     node.resize_inputs(3)
     node.replace_input_with(1, None)
     node.replace_input_with(2, scales)
     node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
-    node.attributes.add(ir.AttrString("nearest_mode", "ceil" if shrinks else "floor"))
+    node.attributes.add(ir.AttrString("nearest_mode", nearest))
+
+
+def _asymmetric_resize(upgrade: Upgrade, node: ir.Node) -> None:
+    """Opset 10 did not say how it samples; onnxruntime rounds down when stretching, up when shrinking."""
+    if "coordinate_transformation_mode" in node.attributes:
+        return
+    array = constant(node.inputs[1])
+    factors = [] if array is None else [float(factor) for factor in array.reshape(-1)]
+    shrinks = any(factor < 1 for factor in factors)
+    if not factors or (shrinks and any(factor > 1 for factor in factors)):
+        raise _refuse(node, "has scales that are not constant, or shrink one axis and stretch another")
+    _set_asymmetric(node, "ceil" if shrinks else "floor")
 
 
 def _modern_resize(upgrade: Upgrade, node: ir.Node) -> None:

@@ -162,6 +162,14 @@ def test_the_long_name_of_the_onnx_domain() -> None:
     assert (imported.graph[0].domain, imported.opset_imports) == ("", {"": 21})
 
 
+def test_a_model_of_ml_operators_alone() -> None:
+    model = proto([node("Scaler", "x", "y", "ai.onnx.ml", offset=[1.0], scale=[2.0])])
+    del model.opset_import[:]
+    model.opset_import.add(domain="ai.onnx.ml", version=3)
+    x = floats(1, 4)
+    np.testing.assert_array_equal(run(to_bytes(import_model(model).model), {"x": x})[0], (x - 1) * 2)
+
+
 # --- annotations ------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,16 @@ def test_a_function_called_twice() -> None:
     assert [out.name for one in model.graph for out in one.outputs] == ["n_h/c", "h", "n_y/c", "y"]
 
 
+def test_calls_that_share_a_node_name() -> None:
+    inner = function("Inner", [node("Neg", "a", "t"), node("Exp", "t", "b")])
+    calls = [node("Inner", "x", "h", "local"), node("Inner", "h", "y", "local")]
+    want = run(calling(calls, [inner]), {"x": floats(1, 4)})[0]
+    # onnxruntime refuses nodes of one name; ONNX itself does not.
+    calls[1].name = calls[0].name
+    got = run(to_bytes(import_model(calling(calls, [inner])).model), {"x": floats(1, 4)})[0]
+    np.testing.assert_array_equal(got, want)
+
+
 def test_functions_that_call_functions() -> None:
     inner = function("Inner", [node("Neg", "a", "b")])
     outer = function(

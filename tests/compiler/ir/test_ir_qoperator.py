@@ -100,6 +100,20 @@ def test_gemm(bias: bool, transposed: int) -> None:
     one_step(model(one, {"x": (3, 8)}, constants), {"x": data(3, 8)})
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemm_per_column(transposed: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-127, 128, (8, 5)).astype(np.int8)
+    constants = {
+        "w": weight.T.copy() if transposed else weight,
+        "ws": np.array([0.01, 0.02, 0.03, 0.04, 0.05], np.float32),
+        "wz": np.zeros(5, np.int8),
+        "b": np.arange(-1000, 1500, 500, dtype=np.int32),
+    }
+    one = node("QGemm", "x xs xz w ws wz b ys yz", "y", MICROSOFT, transB=transposed)
+    one_step(model(one, {"x": (3, 8)}, constants), {"x": data(3, 8)})
+
+
 def test_gemm_with_float_output() -> None:
     one = node("QGemm", "x xs xz w ws wz", "y", MICROSOFT)
     original = proto(

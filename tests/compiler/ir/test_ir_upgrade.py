@@ -136,6 +136,19 @@ def test_upsample(mode: str, opset: int, scales: list[float]) -> None:
     same(model, {"x": floats(1, 2, 3, 5)})
 
 
+def test_upsample_by_scales_that_are_not_constant() -> None:
+    inputs = [value("x", (1, 2, 3, 5)), value("s", (4,))]
+    model = proto([node("Upsample", "x s", "y")], inputs, [value("y", ANY)], opset=9)
+    same(model, {"x": floats(1, 2, 3, 5), "s": np.array([1, 1, 1.5, 3], np.float32)})
+
+
+def test_resize_10_by_scales_that_are_not_constant_is_refused() -> None:
+    inputs = [value("x", (1, 2, 3, 5)), value("s", (4,))]
+    with pytest.raises(ModelError) as caught:
+        import_model(proto([node("Resize", "x s", "y")], inputs, [value("y", ANY)], opset=10))
+    assert caught.value.reason == "opset-upgrade"
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("scale", [2.0, 1.3, 0.6, 0.5])
 def test_resize_10(mode: str, scale: float) -> None:

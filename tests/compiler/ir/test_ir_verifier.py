@@ -339,6 +339,10 @@ def test_one_scale_in_a_list_passes() -> None:
     verify_graph(quantized(np.full(1, 0.5, np.float32), np.zeros(1, np.int8)))
 
 
+def test_a_scalar_scale_with_a_zero_point_in_a_list_passes() -> None:
+    verify_graph(quantized(np.float32(0.5), np.zeros(1, np.int8)))
+
+
 def test_blocks_pass() -> None:
     scales = np.full((2, 3, 2), 0.5, np.float32)
     verify_graph(quantized(scales, np.zeros((2, 3, 2), np.int8), axis=2, block_size=2))
