@@ -123,7 +123,7 @@ class Expander:
 
     def constant(self, array: Array, suffix: str) -> ir.Value:
         """Add an initializer."""
-        array = np.ascontiguousarray(array)
+        array = np.array(array, order="C")
         array.setflags(write=False)
         name = self._name(suffix)
         tensor = ir.tensor(array, name=name)

@@ -186,14 +186,11 @@ def _axis_or_none(scale: Array, rank: int) -> int | None:
 
 
 def _dequantize(out: Expander, q: ir.Value, scale: Array, zero: Array, axis: int | None) -> ir.Value:
-    per_tensor = axis is None
-    inputs: list[ir.Value | Array] = [q, scale.reshape(()) if per_tensor else scale.reshape(-1)]
-    if zero.any():
-        inputs.append(
-            zero.reshape(()) if per_tensor else np.broadcast_to(zero.reshape(-1), (scale.size,)).copy()
-        )
-    attributes = {} if axis is None else {"axis": axis}
-    return out.op("DequantizeLinear", inputs, attributes=attributes)
+    """Add the node; the zero point is written even when it is 0: onnxruntime fuses no Gemm without it."""
+    if axis is None:
+        return out.op("DequantizeLinear", [q, scale.reshape(()), zero.reshape(())])
+    zeros = np.broadcast_to(zero.reshape(-1), (scale.size,))
+    return out.op("DequantizeLinear", [q, scale.reshape(-1), zeros], attributes={"axis": axis})
 
 
 def _is_linear_pair(x: ir.Value, scale: Array, zero: Array, bits: Array, narrow: bool, rounding: str) -> bool:
