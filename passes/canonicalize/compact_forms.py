@@ -15,7 +15,7 @@ from ...compiler.ir.walk import Array
 # Serialised bytes around the data, with names of one or two letters: measured on payloads.
 _NODE_BYTES = 24
 _TENSOR_BYTES = 14
-_SAMPLE = 4096
+_BLOCKS, _BLOCK = 4, 1024
 _MOST_CODES = 256
 
 Bits: TypeAlias = npt.NDArray[np.generic]
@@ -61,8 +61,12 @@ def _dtype(array: Array) -> ir.DataType:
 
 
 def _sample(bits: Bits) -> Bits:
+    """Return a few blocks from all over the array: of a memory-mapped one, few pages are read."""
     flat = bits.reshape(-1)
-    return flat[:: max(1, flat.size // _SAMPLE)]
+    if flat.size <= _BLOCKS * _BLOCK:
+        return flat
+    starts = np.linspace(0, flat.size - _BLOCK, _BLOCKS).astype(np.int64)
+    return np.concatenate([flat[start : start + _BLOCK] for start in starts])
 
 
 def _all_equal(bits: Bits, to: np.generic) -> bool:
@@ -124,9 +128,9 @@ def repeated(array: Array) -> Form | None:
 
 def _ends_agree(bits: Bits, axis: int) -> bool:
     """Compare a few elements of the first and last slice: tells most arrays apart without reading them."""
-    few = tuple(slice(0, 8) if other != axis else slice(None) for other in range(bits.ndim))
-    corner = bits[few]
-    return np.array_equal(corner.take([0], axis=axis), corner.take([-1], axis=axis))
+    slices = np.moveaxis(bits, axis, 0)
+    few = (slice(0, 8),) * (bits.ndim - 1)
+    return np.array_equal(slices[0][few], slices[-1][few])
 
 
 def arithmetic_range(array: Array) -> Form | None:
