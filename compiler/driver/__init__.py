@@ -215,7 +215,11 @@ def _report(
 def _notes(job: Job, choice: Choice) -> list[str]:
     calibration = job.ctx.calibration
     notes = list(calibration.notes) if calibration is not None else []
-    return [*notes, choice.why] if choice.why.startswith(("forced", job.recipe.precision or "\0")) else notes
+    return (
+        [*notes, choice.why]
+        if choice.why.startswith(("forced", "not measured", job.recipe.precision or "\0"))
+        else notes
+    )
 
 
 @contextlib.contextmanager

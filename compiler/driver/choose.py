@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..backend import Array, Executable, Payload
 from ..errors import ArtifactError, MissingTool, ParedError, PipelineError, nearest
+from ..machine import find_machine
 from ..records import Metric, Origin
 from .job import Job
 from .oracle import Oracle
@@ -69,7 +70,10 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
     """
     from ...bench.meter import pinned as pinned_to
 
+    here = job.target.runs_here(find_machine())
     wanted = _wanted(job, variants, pinned)
+    if not here.ok:
+        wanted = wanted[:1]
     # Sessions are made inside: worker threads inherit the cores of the thread that starts them.
     with pinned_to(job.recipe.threads), _built(job, variants, wanted, scratch) as (candidates, refused):
         if not candidates:
@@ -80,6 +84,7 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
             outputs = _verify(candidate, oracle)
             if candidate.record.verified:
                 why = _why(candidate, timed, asked, pinned is not None)
+                why = why if here.ok else f"not measured: {here.reason}"
                 records = [_final(c.record, candidate, why) for c in timed] + refused
                 return Choice(candidate.variant, candidate.payload, outputs, tuple(records), why)
         raise _none_left([c.record for c in timed] + refused)

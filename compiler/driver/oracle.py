@@ -36,13 +36,10 @@ class Oracle:
         return max((_used(*pair) for pair in pairs), default=0.0)
 
     def _of(self, variant: str) -> tuple[list[dict[str, Array]], dict[str, Bound]]:
-        from ...backends.reference import evaluate
-        from ...backends.reference.bound import derive_bound
+        from ...backends.reference.bound import reference_with_bound
 
         if variant not in self._known:
-            model = self._models[variant]
-            want = [evaluate(model, inputs) for inputs in self.inputs]
-            self._known[variant] = want, derive_bound(model, self.inputs, self._seed)
+            self._known[variant] = reference_with_bound(self._models[variant], self.inputs, self._seed)
         return self._known[variant]
 
 

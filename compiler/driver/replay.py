@@ -10,11 +10,14 @@ from ...passes.quantize.materialize import apply_plan
 from ...passes.quantize.plan import QuantPlan
 from ...passes.quantize.quantize import Quantize, name_nodes
 from ..artifact.read import Artifact
+from ..data import Samples
+from ..errors import ArtifactError, DataError
 from ..ir.shapes import infer_shapes
 from ..manager import Manager
 from ..pass_api import Context
 from ..pipeline import parse_pipeline
 from ..registry import MACROS, PASSES
+from .sources import recorded_calibration
 
 PLAN = "reports/quant_plan.json"
 
@@ -22,12 +25,16 @@ PLAN = "reports/quant_plan.json"
 class Replay:
     """The pipeline up to `quantize` done once; the rest is done anew for every exclusion.
 
-    Nothing is calibrated: ranges come from the stored plan. Weights are rounded to nearest.
+    Ranges come from the stored plan; only passes before it look at the calibration data, where there are
+    any. Weights are rounded to nearest.
 
     Args:
         artifact: with a stored plan.
         original: the imported float original.
         notes: gets what differs from the real compilation.
+
+    Raises:
+        ArtifactError, DataError: a pass needs the calibration data, and they cannot be found again.
     """
 
     def __init__(self, artifact: Artifact, original: ir.Model, notes: list[str]) -> None:
@@ -38,11 +45,15 @@ class Replay:
         assert isinstance(quantize, Quantize), "the table maps a name to its class"
         if quantize.rounding != "nearest" or quantize.bias_correct:
             notes.append("bisect rounds weights to nearest, unlike the artifact")
-        self._ctx = Context(seed=manifest.seed)
+        samples, lacking = _calibration(artifact)
+        self._ctx = Context(seed=manifest.seed, calibration=samples)
         self._rest = passes[at + 1 :]
         self._plan = QuantPlan.from_json(artifact.read_text(PLAN))
         # A clone: the manager returns the caller's model when no pass changes anything.
-        self._before = Manager().run(original, passes[:at], self._ctx).model.clone()
+        try:
+            self._before = Manager().run(original, passes[:at], self._ctx).model.clone()
+        except DataError as err:
+            raise (lacking or err) from err
         name_nodes(self._before.graph)
 
     @property
@@ -61,3 +72,11 @@ class Replay:
         apply_plan(draft, self._plan.without(excluded))
         infer_shapes(draft)
         return Manager().run(draft, self._rest, self._ctx).model
+
+
+def _calibration(artifact: Artifact) -> tuple[Samples | None, ArtifactError | DataError | None]:
+    """Return the calibration samples, or why they cannot be had; few pipelines need them."""
+    try:
+        return recorded_calibration(artifact.manifest, None), None
+    except (ArtifactError, DataError) as err:
+        return None, err

@@ -110,6 +110,15 @@ def test_fallback_runs_refused_nodes_and_reports_each(tmp_path: Path) -> None:
     assert any("GlobalAveragePool" in note and "falls back to cpu" in note for note in notes)
 
 
+def test_a_target_that_does_not_run_here_is_not_measured(tmp_path: Path) -> None:
+    path = tmp_path / "far.toml"
+    path.write_text('name = "far"\ndescription = "elsewhere"\nbackend = "cpu"\nengines = ["ort"]\n')
+    recipe = Recipe(model=str(CNN), target=str(path), precision="int8", calibration=str(CALIBRATION))
+    report = compile_recipe(recipe, None).report
+    assert [(c.name, c.latency) for c in report.candidates] == [("int8/ort", None)]
+    assert any("not measured: target far is not reachable" in note for note in report.notes)
+
+
 def dynamic_model() -> ir.Model:
     return ir.from_onnx_text("""<ir_version: 10, opset_import: ["" : 21]>
 g (float[N, 4, T] x, float[2, N] state) => (float[N, 4, T] y) <int64[4] pads = {0, 0, 20, 0}> {
