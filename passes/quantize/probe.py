@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
-# Below this, copies cost nothing worth saving.
-_SHARED_BYTES = 16 << 20
+# Below this, copies cost nothing worth saving; above, onnxruntime had better map the files by itself than
+# have them written a second time.
+_LEAST_SHARED, _MOST_SHARED = 16 << 20, 512 << 20
 _LEAST_TENSOR = 4096
 
 _TYPES = {ir.DataType.FLOAT: np.float32, ir.DataType.INT8: np.int8, ir.DataType.INT64: np.int64}
@@ -38,7 +39,8 @@ class Probe:
     def __init__(self, model: ir.Model, outputs: Sequence[str]) -> None:
         big = _big_weights(model)
         self._shared: list[onnxruntime.OrtValue] = []
-        if sum(array.nbytes for array in big.values()) < _SHARED_BYTES or _is_external(model):
+        size = sum(array.nbytes for array in big.values())
+        if not _LEAST_SHARED <= size <= _MOST_SHARED:
             self._session = make_session(model, extra_outputs=outputs)
         else:
             with _on_disk(model, big, outputs) as path:
@@ -57,11 +59,6 @@ def _big_weights(model: ir.Model) -> dict[str, Array]:
         if tensor is not None and tensor.dtype in _TYPES and tensor.nbytes >= _LEAST_TENSOR:
             found[name] = np.ascontiguousarray(tensor.numpy())
     return found
-
-
-def _is_external(model: ir.Model) -> bool:
-    """Say whether weights are memory-mapped files already, which onnxruntime maps by itself."""
-    return any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
 
 
 @contextmanager

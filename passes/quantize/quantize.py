@@ -73,7 +73,7 @@ class Quantize:
     weight_symmetric: bool = True
     scale: Literal["float", "pow2"] = "float"
     range: Literal["minmax", "moving", "percentile", "entropy", "mse", "auto"] = "percentile"
-    percentile: float = 99.99
+    percentile: float = 99.999
     weight_range: WeightRange = "minmax"
     rounding: Literal["nearest", "adaround", "gptq"] = "nearest"
     bias_correct: bool | Literal["measured"] = False
