@@ -76,10 +76,15 @@ class Manager:
             self._dump(model, 0, "input")
         counts = count(model)
         records: list[PassRecord] = []
+        # A draft that a pass left as it was serves the next pass too.
+        draft: ir.Model | None = None
         for position, p in enumerate(passes, start=first):
             ctx.check_cancelled()
             ctx.progress("passes", position - first, len(passes))
-            model, record = self._step(model, p, position, counts, ctx)
+            draft = model.clone() if draft is None else draft
+            record = self._step(model, draft, p, position, counts, ctx)
+            if record.stats.changed:
+                model, draft = draft, None
             counts = record.after
             records.append(record)
             ctx = replace(ctx, attachments={**ctx.attachments, **record.stats.attachments})
@@ -89,10 +94,10 @@ class Manager:
         return PipelineResult(model, tuple(records))
 
     def _step(
-        self, model: ir.Model, p: Pass, position: int, before: Counts, ctx: Context
-    ) -> tuple[ir.Model, PassRecord]:
+        self, model: ir.Model, draft: ir.Model, p: Pass, position: int, before: Counts, ctx: Context
+    ) -> PassRecord:
+        """Apply one pass to `draft`, an equal copy of `model`."""
         start = time.perf_counter()
-        draft = model.clone()
         try:
             stats = p.apply(draft, ctx)
             self._check(model, draft, p, stats)
@@ -105,13 +110,10 @@ class Manager:
         except Exception as err:
             raise self._failure(model, draft, p, position, err) from err
         seconds = time.perf_counter() - start
-        committed = draft if stats.changed else model
-        after = count(committed) if stats.changed else before
+        after = count(draft) if stats.changed else before
         lossy = stats.changed and p.effect is Effect.LOSSY and self.measure is not None
-        sqnr = self.measure(model, committed) if lossy and self.measure is not None else None
-        return committed, PassRecord(
-            position, p.name, print_pass(p), p.effect, seconds, stats, before, after, sqnr
-        )
+        sqnr = self.measure(model, draft) if lossy and self.measure is not None else None
+        return PassRecord(position, p.name, print_pass(p), p.effect, seconds, stats, before, after, sqnr)
 
     def _check(self, model: ir.Model, draft: ir.Model, p: Pass, stats: PassStats) -> None:
         if stats.changed:

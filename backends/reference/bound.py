@@ -9,7 +9,7 @@ any engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,14 @@ def largest_difference(got: Array, want: Array) -> float:
 
 
 def derive_bound(model: ir.Model, samples: Sequence[Arrays], seed: int) -> dict[str, Bound]:
-    """Derive a bound per graph output from disturbed runs of the reference.
+    """Derive a bound per graph output from disturbed runs of the reference; see `reference_with_bound`."""
+    return reference_with_bound(model, samples, seed)[1]
+
+
+def reference_with_bound(
+    model: ir.Model, samples: Sequence[Arrays], seed: int
+) -> tuple[list[dict[str, Array]], dict[str, Bound]]:
+    """Return the reference outputs of every sample, and a bound per graph output from disturbed runs.
 
     Float outputs: `SAFETY` times the largest deviation in any sample and run, plus `FLOOR_ULPS` units of the
     largest value. Integer and bool outputs (indices, classes, quantized values): the largest deviation
@@ -80,15 +87,15 @@ def derive_bound(model: ir.Model, samples: Sequence[Arrays], seed: int) -> dict[
         raise DataError("no-samples", "a bound needs at least one sample", "pass some inputs of the model")
     evaluator, constants = Evaluator(model), constant_values(model)
     spread = dict.fromkeys(evaluator.outputs, 0.0)
-    last: Mapping[str, Array] = {}
+    wanted = [evaluator.run(sample) for sample in samples]
     for index, sample in enumerate(samples):
-        last = evaluator.run(sample)
         for run in range(RUNS):
             noise = Noise(np.random.default_rng([seed, index, run]), constants)
             noisy = _disturbed(evaluator, sample, noise)
-            for name, want in last.items():
+            for name, want in wanted[index].items():
                 spread[name] = max(spread[name], _deviation(noisy[name], want))
-    return {name: _bound(spread[name], last[name], len(samples)) for name in evaluator.outputs}
+    last = wanted[-1]
+    return wanted, {name: _bound(spread[name], last[name], len(samples)) for name in evaluator.outputs}
 
 
 def _disturbed(evaluator: Evaluator, sample: Arrays, noise: Noise) -> dict[str, Array]:

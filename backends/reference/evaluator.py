@@ -18,8 +18,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError, RuntimeImplementationError
 
 from ...compiler.backend import Array, Arrays, Port, Signature
+from ...compiler.blas import one_blas_thread
 from ...compiler.errors import DataError, ModelError, ParedError, UnsupportedOp, nearest
 from ...compiler.inputs import check_inputs
+from ...compiler.ir.pages import drop_pages, is_mapped
 from . import control, dense, integer, linear_quant, own_ops, padding, pooling, recurrent, resize, widened
 from .base import REFERENCE_DOMAIN
 from .base import Array as Numbers
@@ -64,8 +66,14 @@ _hook: contextvars.ContextVar[Hook | None] = contextvars.ContextVar("reference_h
 class _Weights(Mapping[str, Array]):
     """Initializers by name, read (memory-mapped where external) when asked for."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._values = graph.initializers
+    def __init__(self, values: Mapping[str, ir.Value]) -> None:
+        self._values = values
+        self._mapped = {name for name, value in self._values.items() if is_mapped(value.const_value)}
+
+    def done_with(self, names: Iterable[str]) -> None:
+        """Give back the memory of mapped weights; they are read again when asked for again."""
+        for name in self._mapped.intersection(names):
+            drop_pages(self._values[name].const_value)
 
     def __getitem__(self, name: str) -> Array:
         tensor = self._values[name].const_value
@@ -86,7 +94,7 @@ class _Weights(Mapping[str, Array]):
 class _Graph(ReferenceEvaluator):
     """Evaluates one graph; used for bodies too, so it keeps the constructor of its base."""
 
-    weights: Mapping[str, Array] = {}
+    weights = _Weights({})
 
     def _load_impl(self, node, input_types=None):  # type: ignore[no-untyped-def]
         try:
@@ -109,6 +117,7 @@ class _Graph(ReferenceEvaluator):
         for node, unused in zip(self.rt_nodes_, self._last_uses(tuple(names)), strict=True):
             for name, value in zip(node.output, _run_node(node, scope, attributes), strict=False):
                 own[name] = value
+            self.weights.done_with(node.input)
             for name in unused:
                 own.pop(name, None)
         return [scope[name] for name in names]
@@ -177,7 +186,7 @@ class Evaluator:
             self._graph = _Graph(proto, opsets=opsets, new_ops=list(KERNELS))
         except RuntimeContextError as err:
             raise UnsupportedOp("no-reference-kernel", str(err), "run shape inference first") from err
-        self._graph.weights = _Weights(copy.graph)
+        self._graph.weights = _Weights(copy.graph.initializers)
 
     def run(self, inputs: Arrays, hook: Hook | None = None) -> dict[str, Array]:
         """Evaluate on one batch; `hook` sees and may change every node's outputs.
@@ -201,7 +210,7 @@ class Evaluator:
     def _run_piece(self, inputs: Arrays) -> dict[str, Array]:
         feeds = check_inputs(self.signature, inputs)
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), one_blas_thread():
                 results = self._graph.run(list(self.outputs), feeds)
         except ParedError:
             raise
