@@ -12,6 +12,7 @@ import numpy as np
 from ..artifact.read import Artifact
 from ..backend import Arrays
 from ..data import Samples
+from ..errors import ArtifactError, DataError
 from .bisect import find_guilty
 from .figures import compare_metric
 from .layers import Batches, Noise, Progress
@@ -48,7 +49,7 @@ def bisect_artifact(
     progress: Progress,
     notes: list[str],
 ) -> BisectReport | None:
-    """Find the guilty layers; None with a note where the artifact has no quantization plan.
+    """Find the guilty layers; None with a note where the artifact's passes cannot be repeated.
 
     Args:
         artifact: the artifact.
@@ -91,7 +92,11 @@ def _replay(artifact: Artifact, original: ir.Model, notes: list[str]) -> Rebuild
     if PLAN not in artifact.manifest.files or artifact.manifest.choice.precision == "float":
         notes.append("the artifact is not quantized by a plan, so there are no layers to exclude")
         return None
-    return Replay(artifact, original, notes)
+    try:
+        return Replay(artifact, original, notes)
+    except (ArtifactError, DataError) as err:
+        notes.append(f"bisect cannot repeat the passes before quantization: {err.message}")
+        return None
 
 
 class _Loss:

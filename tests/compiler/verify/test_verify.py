@@ -278,6 +278,16 @@ def test_bisect_of_a_float_artifact_says_that_there_is_nothing_to_exclude(case, 
     assert any("not quantized by a plan" in note for note in report.notes)
 
 
+def test_bisect_without_the_calibration_data_says_what_it_needs(case, tmp_path: Path) -> None:
+    data = {"x": case.data["x"][:64]}
+    pared.compile(
+        case.model, precision="int8", calibration=data, output=tmp_path / "o", force=True, engine="ort"
+    )
+    report = pared.verify(tmp_path / "o", case.data, bisect=True)
+    assert report.bisect is None
+    assert any("calibration data from memory" in note for note in report.notes)
+
+
 def test_bisect_without_the_original_says_what_it_needs(case) -> None:
     raw = json.loads((case.artifact / "manifest.json").read_text())
     refresh(case.artifact, source=raw["source"] | {"path": None})
