@@ -183,14 +183,19 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> N
         if value.shape is not None:
             value.shape = ir.Shape([_bound(dim, symbols) for dim in value.shape.dims])
     if shapes:
-        _forget_sizes(model)
+        _forget_sizes(model, symbols)
 
 
-def _forget_sizes(model: ir.Model) -> None:
-    """Drop the stored shapes of what nodes compute: they were written for other sizes of the inputs."""
+def _forget_sizes(model: ir.Model, symbols: Mapping[str, int | str]) -> None:
+    """Drop the stored shapes of what nodes compute: they were written for other sizes of the inputs.
+
+    Outputs of the model keep what they declare, with symbols bound.
+    """
     for node in all_nodes(model):
         for output in node.outputs:
-            output.shape = None
+            kept = output.is_graph_output() and output.shape is not None and node.graph is model.graph
+            dims = output.shape.dims if kept and output.shape is not None else ()
+            output.shape = ir.Shape([_bound(dim, symbols) for dim in dims]) if kept else None
 
 
 def _bound(dim: int | ir.SymbolicDim, symbols: Mapping[str, int | str]) -> int | str | None:

@@ -30,7 +30,17 @@ def skeleton(model: ir.Model, *, shapes: bool = False) -> onnx.ModelProto:
     _fill(proto.graph, model.graph, shapes)
     for graph in all_graphs(model):
         _lift_constants(proto.graph, graph)
+    if shapes:
+        _drop_unranked_outputs(proto.graph)
     return proto
+
+
+def _drop_unranked_outputs(graph: onnx.GraphProto) -> None:
+    """Leave out what onnx's checker refuses and onnxruntime runs: model outputs of unknown rank."""
+    for index in reversed(range(len(graph.output))):
+        kind = graph.output[index].type
+        if kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape"):
+            del graph.output[index]
 
 
 def _fill(proto: onnx.GraphProto, graph: ir.Graph, shapes: bool) -> None:

@@ -223,9 +223,22 @@ def test_a_symbol_can_be_kept_by_name() -> None:
 def test_sizes_stored_for_other_inputs_are_forgotten() -> None:
     # The size of NonZero's result depends on data, so inference cannot replace a stored one.
     nodes = [node("NonZero", "x", "i"), node("Cast", "i", "y", to=TensorProto.FLOAT)]
-    model = proto(nodes, [value("x", ("n", 4))], [value("y", (2, 4))])
-    assert shapes_of(import_model(model).model)[1] == [2, 4]
-    assert shapes_of(import_model(model, {"x": [2, 4]}).model)[1] == [2, None]
+    model = proto(nodes, [value("x", ("n", 4))], [value("y", (2, "n"))])
+    model.graph.value_info.append(value("i", (2, 4), TensorProto.INT64))
+    assert list(import_model(model).model.graph[0].outputs[0].shape) == [2, 4]
+    bound = import_model(model, {"x": [3, 4]}).model
+    assert bound.graph[0].outputs[0].shape.is_static(0)
+    assert not bound.graph[0].outputs[0].shape.is_static(1)
+    assert shapes_of(bound)[1] == [2, 3]
+
+
+def test_an_output_of_unknown_rank() -> None:
+    inputs = [value("x"), value("s", ("k",), TensorProto.INT64)]
+    model = proto([node("Reshape", "x s", "y")], inputs, [value("y", None)])
+    imported = import_model(model).model
+    assert imported.graph.outputs[0].shape is None
+    feeds = {"x": floats(1, 4), "s": np.array([2, 2])}
+    assert run(to_bytes(imported), feeds)[0].shape == (2, 2)
 
 
 def test_constants_of_ir_version_3_have_types() -> None:
