@@ -16,6 +16,7 @@ from .driver.job import Inputs
 from .driver.report import Repeat
 from .driver.sources import recorded_calibration, recorded_source
 from .recipe import Recipe
+from .target import Target
 
 Progress = Callable[[str, int, int], None]
 
@@ -72,7 +73,8 @@ def rebuild_artifact(
     data = recorded_calibration(manifest, calibration)
     recipe = Recipe.parse(dict(manifest.recipe), place=f"{path}/{NAME}")
     repeat = Repeat(manifest.choice, artifact.read_text(MEASURED))
-    inputs = Inputs(model=source, calibration=data, progress=progress)
+    target = Target.from_json(manifest.target.resolved)
+    inputs = Inputs(model=source, calibration=data, target=target, progress=progress)
     with tempfile.TemporaryDirectory(prefix="pared-rebuild-") as folder:
         place = output if output is not None else Path(folder) / "artifact"
         rebuilt = compile_recipe(recipe, place, inputs=inputs, repeat=repeat).artifact

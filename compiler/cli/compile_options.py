@@ -36,7 +36,7 @@ Exclude = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        metavar="P", help="int8, int8-dynamic, w8 (weights only), w4a8, ...; default: stay in float.",
+        metavar="P", help="int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8, ...; default: float.",
         rich_help_panel=PRECISION,
     ),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import threading
 import time
@@ -93,7 +94,7 @@ def compile_model(
         "max_drop": max_drop, "exclude": tuple(exclude), "seed": seed, "force": force,
         "fallback": fallback, "threads": threads, "engine": engine,
     }  # fmt: skip
-    inputs = Inputs(model, calibration, test_data, progress, cancel)
+    inputs = Inputs(model, calibration, test_data, progress=progress, cancel=cancel)
     out = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="pared-")) / "artifact"
     artifact = compile_recipe(Recipe.parse(raw, place="pared.compile"), out, inputs=inputs).artifact
     assert artifact is not None, "a compilation with an output gives an artifact"
@@ -176,9 +177,10 @@ def _golden(job: Job, variants: Variants) -> list[dict[str, Array]]:
     model = variants.models[FLOAT]
     if job.ctx.calibration is not None:
         return golden_inputs(job.ctx.calibration, job.signature, job.recipe.seed, count(model).macs, len)
-    session = make_session(model)
+    # Only tries out sizes and integers, so neither tuned nor with copies of the weights.
+    session = functools.cache(lambda: make_session(model, optimize="none", low_memory=True))
     return golden_inputs(
-        None, job.signature, job.recipe.seed, count(model).macs, lambda inputs: run_session(session, inputs)
+        None, job.signature, job.recipe.seed, count(model).macs, lambda inputs: run_session(session(), inputs)
     )
 
 
@@ -215,11 +217,8 @@ def _report(
 def _notes(job: Job, choice: Choice) -> list[str]:
     calibration = job.ctx.calibration
     notes = list(calibration.notes) if calibration is not None else []
-    return (
-        [*notes, choice.why]
-        if choice.why.startswith(("forced", "not measured", job.recipe.precision or "\0"))
-        else notes
-    )
+    telling = choice.why.startswith(("forced", "not measured", job.recipe.precision or "\0"))
+    return [*notes, choice.why] if telling else notes
 
 
 @contextlib.contextmanager

@@ -90,7 +90,8 @@ def _manifest(
 
 def _choice(choice: Choice) -> ChoiceRecord:
     # Ratios differ from run to run; the manifest names the kind of reason, measured.json the figures.
-    why = "measured" if len(choice.candidates) > 1 else "only candidate"
+    timed = any(candidate.latency is not None for candidate in choice.candidates)
+    why = "measured" if timed else choice.why
     return ChoiceRecord(candidate=choice.name, precision=choice.variant, why=why)
 
 

@@ -28,6 +28,7 @@ class Inputs:
 
     Attributes:
         model, calibration, test_data: used where the recipe names no path.
+        target: used instead of the one the recipe names (a rebuild has it in the manifest).
         progress: called as `progress(label, done, total)`.
         cancel: set to stop.
     """
@@ -35,6 +36,7 @@ class Inputs:
     model: ModelSource | None = None
     calibration: Source | Samples | None = None
     test_data: Source | Samples | None = None
+    target: Target | None = None
     progress: Progress | None = None
     cancel: threading.Event | None = None
 
@@ -70,7 +72,7 @@ def prepare(recipe: Recipe, inputs: Inputs, table: PassTable = PASSES) -> Job:
     precision = parse_precision(recipe.precision)
     text = recipe.pipeline if recipe.pipeline is not None else default_pipeline(precision, recipe.opt_level)
     passes = parse_pipeline(text, table, MACROS)
-    target = load_target(recipe.target)
+    target = inputs.target if inputs.target is not None else load_target(recipe.target)
     backend = _backend(target)
     imported = import_model(_source(recipe, inputs), recipe.shapes)
     signature = signature_of(imported.model)
@@ -84,7 +86,7 @@ def prepare(recipe: Recipe, inputs: Inputs, table: PassTable = PASSES) -> Job:
         raise DataError(
             "calibration-missing",
             f"precision {recipe.precision} quantizes activations, so their ranges must be measured",
-            "give --calib-data, or use --precision int8-dynamic or w8 (weights only)",
+            "give --calib-data, or use --precision int8-dynamic, int8-datafree or w8 (weights only)",
         )
     ctx = Context(calibration=calibration, seed=recipe.seed, target=target, exclude=recipe.exclude)
     if inputs.progress is not None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..errors import PipelineError
 
 _WIDTHS = re.compile(r"w(?P<weights>\d+)(?:a(?P<activations>\d+))?")
-SPELLINGS = "fp32, int8, int8-dynamic, w8 (weights only), w4a8 (w<bits>a<bits>, 1-16 each)"
+SPELLINGS = "fp32, int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8 (w<bits>a<bits>, 1-16 each)"
+_NAMED = {"int8": "static", "int8-dynamic": "dynamic", "int8-datafree": "datafree"}
 
 
 @dataclass(frozen=True)
@@ -18,17 +19,18 @@ class Precision:
     Attributes:
         weights: bits of weights.
         activations: bits of activations; None leaves them in float.
-        dynamic: activation scales are found at run time instead of by calibration.
+        ranges: where activation ranges come from: `static` calibration data, `dynamic` the values themselves
+            at run time, `datafree` the statistics in BatchNormalization nodes.
     """
 
     weights: int
     activations: int | None
-    dynamic: bool = False
+    ranges: str = "static"
 
     @property
     def needs_calibration(self) -> bool:
         """Whether activation ranges must be known before compiling."""
-        return self.activations is not None and not self.dynamic
+        return self.activations is not None and self.ranges == "static"
 
 
 def parse_precision(text: str | None) -> Precision | None:
@@ -39,8 +41,8 @@ def parse_precision(text: str | None) -> Precision | None:
     """
     if text in (None, "fp32", "float", "float32"):
         return None
-    if text in ("int8", "int8-dynamic"):
-        return Precision(8, 8, dynamic=text.endswith("dynamic"))
+    if text in _NAMED:
+        return Precision(8, 8, _NAMED[text])
     match = _WIDTHS.fullmatch(text or "")
     if match is None:
         raise PipelineError("unknown-precision", f"unknown precision {text!r}", f"valid: {SPELLINGS}")
@@ -58,7 +60,9 @@ def default_pipeline(precision: Precision | None, level: int) -> str:
     -O0 rewrites nothing that is not asked for, -O1 cleans up exactly, -O2 also folds and fuses (rounding may
     differ within the derived bound), -O3 also spends calibration time on rounding and ranges.
     """
-    steps = [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
+    # BatchNorm statistics must be read before they are folded away.
+    steps = ["estimate-ranges"] if precision is not None and precision.ranges == "datafree" else []
+    steps += [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
     if precision is not None:
         steps += ["balance"] if level >= 2 and precision.needs_calibration else []
         steps += [_quantize(precision, level), _recurrent(precision), "relu-into-quantizer"]
@@ -77,7 +81,7 @@ def _quantize(precision: Precision, level: int) -> str:
         options.append(f"bits={precision.weights}")
     if precision.activations is None:
         options.append("act=none")
-    elif precision.dynamic:
+    elif precision.ranges == "dynamic":
         options.append("act=dynamic")
     elif precision.activations != 8:
         options.append(f"act_bits={precision.activations}")

@@ -151,3 +151,11 @@ def test_a_heavy_model_gets_one_golden_sample() -> None:
     samples = open_samples(CALIBRATION, signature, purpose="calibration")
     assert len(golden_inputs(samples, signature, 0, 10**9, len)) == 1
     assert len(golden_inputs(samples, signature, 0, 0, len)) == 4
+
+
+def test_without_data_ranges_come_from_batch_normalization(tmp_path: Path) -> None:
+    artifact = pared.compile(CNN, precision="int8-datafree", output=tmp_path / "out", force=True)
+    model = ir.load(artifact.path / "model.onnx")
+    (result,) = pared.verify(artifact.path, TEST).metrics
+    assert "QuantizeLinear" in {node.op_type for node in model.graph}
+    assert result.artifact > 97, "float has 99.07 %; chance is 10 %"

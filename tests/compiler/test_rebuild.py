@@ -121,3 +121,11 @@ def test_an_artifact_from_memory_needs_its_model(made: Path, folder: Path) -> No
         rebuild_artifact(folder / "memory")
     assert caught.value.reason == "source-unknown"
     assert rebuild_artifact(folder / "memory", model=made / "m.onnx").same
+
+
+def test_the_file_of_the_users_own_target_is_not_needed_again(made: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mine.toml"
+    target.write_text('extends = "cpu"\nname = "mine"\ndescription = "my CPU"\n')
+    pared.compile(made / "m.onnx", target=str(target), output=tmp_path / "out")
+    target.unlink()
+    assert rebuild_artifact(tmp_path / "out").same

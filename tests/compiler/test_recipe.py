@@ -18,7 +18,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_saved_recipe_reads_back(tmp_path: Path) -> None:
-    recipe = Recipe(model="/m.onnx", precision="int8", shapes={"x": (1, "n", 3)}, exclude=("fc.*",), max_drop=0.5)
+    recipe = Recipe(model="/m.onnx", precision="int8", shapes={"x": (1, "n", 3)}, exclude=("fc.*",))
     assert Recipe.read(write(tmp_path, recipe.text())) == recipe
 
 
@@ -50,7 +50,7 @@ def test_mistakes_name_file_and_key(tmp_path: Path, text: str, reason: str, ment
         (None, None),
         ("fp32", None),
         ("int8", Precision(8, 8)),
-        ("int8-dynamic", Precision(8, 8, dynamic=True)),
+        ("int8-dynamic", Precision(8, 8, "dynamic")),
         ("w4", Precision(4, None)),
         ("w4a8", Precision(4, 8)),
     ],
@@ -66,6 +66,6 @@ def test_unknown_precisions_list_the_valid_ones(text: str) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", [None, "int8", "int8-dynamic", "w4", "w2a2", "w8a16"])
+@pytest.mark.parametrize("precision", [None, "int8", "int8-dynamic", "int8-datafree", "w4", "w2a2", "w8a16"])
 def test_every_default_pipeline_parses(precision: str | None, level: int) -> None:
     parse_pipeline(default_pipeline(parse_precision(precision), level), PASSES, MACROS)
