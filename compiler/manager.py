@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from .errors import Cancelled, InvalidGraph, ParedError, PassFailed
 from .ir.export import save
+from .ir.pages import drop_all_pages
 from .ir.shapes import infer_shapes
 from .ir.stats import Counts, count
 from .ir.text import fingerprint
@@ -84,6 +85,7 @@ class Manager:
             draft = model.clone() if draft is None else draft
             record = self._step(model, draft, p, position, counts, ctx)
             if record.stats.changed:
+                drop_all_pages(model)  # what the pass read of mapped weights is read again if ever needed
                 model, draft = draft, None
             counts = record.after
             records.append(record)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...compiler.ir import walk
+from ...compiler.ir.pages import drop_pages
 from ...compiler.ir.quant import QuantParams, Scheme, container, dequantize_array, quantize_array
 from .emit import Emitter
 from .plan import Decision, Site
@@ -19,6 +20,8 @@ from .scales import weight_params
 
 Integers: TypeAlias = npt.NDArray[np.integer]
 Floats: TypeAlias = npt.NDArray[np.floating]
+
+_CHUNK = 1 << 17  # weights quantized at a time
 
 
 def params_of(decision: Decision, array: Floats) -> QuantParams:
@@ -35,6 +38,22 @@ def is_stored_as_integers(decision: Decision) -> bool:
     if decision.spec.scheme is Scheme.BIPOLAR:
         return False
     return decision.spec.bits == 8 or (decision.spec.bits == 4 and decision.spec.block_size > 0)
+
+
+def quantize_weight(array: Floats, params: QuantParams) -> Integers:
+    """Return `quantize_array(array, params)`, some rows at a time, to save memory."""
+    spec = params.spec
+    if array.size <= _CHUNK or spec.block_size:
+        return quantize_array(array, params)
+    rows = max(1, _CHUNK * len(array) // array.size)
+    result = np.empty(array.shape, container(spec))
+    for start in range(0, len(array), rows):
+        part = slice(start, start + rows)
+        own = params
+        if spec.axis == 0:
+            own = QuantParams(spec, params.scale[part], params.zero_point[part])
+        result[part] = quantize_array(array[part], own)
+    return result
 
 
 class ConstantWriter:
@@ -69,7 +88,7 @@ class ConstantWriter:
             return
         array = _floats(source)
         params = params_of(decision, array)
-        stored = self._out.constant(quantize_array(array, params), f"{source.name}_int")
+        stored = self._out.constant(quantize_weight(array, params), f"{source.name}_int")
         node.replace_input_with(0, stored)
         behind = self._out.dequantize(result, _on_last_axis(params), result, str(result.name))
         self._out.insert([behind], result)
@@ -82,7 +101,7 @@ class ConstantWriter:
     def _write(self, source: ir.Value, decision: Decision, chosen: Integers | None, zero: bool) -> ir.Value:
         array = _floats(source)
         params = params_of(decision, array)
-        q = quantize_array(array, params) if chosen is None else chosen.astype(container(decision.spec))
+        q = quantize_weight(array, params) if chosen is None else chosen.astype(container(decision.spec))
         base = str(source.name)
         if is_stored_as_integers(decision):
             narrow = q.astype(ml_dtypes.int4) if decision.spec.bits == 4 else q
@@ -93,6 +112,7 @@ class ConstantWriter:
             real = self._out.constant(np.asarray(_real(q, params), np.float32), f"{base}_grid")
             result = self._out.fake_quantize(real, params, array.ndim, base)
         self._out.insert([result], None)
+        drop_pages(walk.constant_tensor(source))
         return result
 
     def bias(self, node: ir.Node, index: int, shift: Floats | None) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...compiler.ir import walk
+from ...compiler.ir.pages import drop_pages
 from ...compiler.ir.quant import QuantParams, QuantSpec, Scheme
 from .plan import Decision, QuantPlan, Site
 
@@ -209,6 +210,7 @@ def _constants(
         array = walk.constant(value)
         assert array is not None, f"{site} is planned as a constant"
         params = weight_params(np.asarray(array, np.float32), decision.spec, method)
+        drop_pages(None if value is None else walk.constant_tensor(value))
         scale = short(np.maximum(params.scale, _least_scale(node, plan, scaled, params)))
         changes[site] = decision.scaled(scale, params.zero_point)
     return changes
