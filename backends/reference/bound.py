@@ -20,7 +20,7 @@ from ...compiler.errors import DataError
 from ...compiler.ir.walk import bodies
 from .base import active_jitter, is_float
 from .evaluator import Evaluator
-from .noise import Noise, unit_roundoff
+from .noise import Noise, Norms, unit_roundoff
 
 # Disturbed runs per sample.
 RUNS = 6
@@ -85,12 +85,12 @@ def reference_with_bound(
     """
     if not samples:
         raise DataError("no-samples", "a bound needs at least one sample", "pass some inputs of the model")
-    evaluator, constants = Evaluator(model), constant_values(model)
+    evaluator, norms = Evaluator(model), Norms(constant_values(model))
     spread = dict.fromkeys(evaluator.outputs, 0.0)
     wanted = [evaluator.run(sample) for sample in samples]
     for index, sample in enumerate(samples):
         for run in range(RUNS):
-            noise = Noise(np.random.default_rng([seed, index, run]), constants)
+            noise = Noise(np.random.default_rng([seed, index, run]), norms)
             noisy = _disturbed(evaluator, sample, noise)
             for name, want in wanted[index].items():
                 spread[name] = max(spread[name], _deviation(noisy[name], want))

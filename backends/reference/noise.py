@@ -15,8 +15,7 @@ import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
 from .base import REFERENCE_DOMAIN, Array, is_float
-from .convolution import convolve
-from .windows import make_window
+from .windows import box_sums, make_window
 
 # Results are copies or choices of inputs, or exact: no rounding.
 EXACT = frozenset(
@@ -83,8 +82,10 @@ _EXACT_ON_INTEGERS = frozenset(
     ["Add", "Sub", "Mul", "Sum", "ReduceSum", "Conv", "ConvTranspose", "Gemm", "MatMul"]
 )
 
+# Elements looked at before the whole of an array, to see that it is not made of whole numbers.
+_GLANCE = 64
+
 Inputs = Sequence[Array | None]
-Size = Callable[[OpRun, Inputs, Array, float], Array]
 
 
 def unit_roundoff(array: npt.NDArray[np.generic]) -> float:
@@ -93,12 +94,39 @@ def unit_roundoff(array: npt.NDArray[np.generic]) -> float:
     return 2.0**-9 if name == "bfloat16" else float(np.finfo(name).eps) / 2
 
 
+class Norms:
+    """Norms of rows of operands; those of constants are worked out once for all runs.
+
+    Args:
+        constants: names of values that are the same in every run.
+    """
+
+    def __init__(self, constants: frozenset[str] = frozenset()) -> None:
+        self.constants = constants
+        self._known: dict[tuple[object, ...], Array] = {}
+
+    def __call__(self, name: str, array: Array, axes: tuple[int, ...]) -> Array:
+        """Return the Euclidean norm of `array`, the operand called `name`, over `axes`, which stay as 1."""
+        # A matrix and its transpose differ in their strides.
+        key = (name, array.shape, array.strides, axes)
+        if key in self._known:
+            return self._known[key]
+        norm = np.sqrt(np.square(array.astype(np.float64)).sum(axis=axes, keepdims=True))
+        if name in self.constants:
+            self._known[key] = norm
+        return np.asarray(norm)
+
+
+Size = Callable[[OpRun, Inputs, Array, float, Norms], Array]
+
+
 class Noise:
     """Random errors for one run; the hook of an `Evaluator` and the jitter of its quantizers."""
 
-    def __init__(self, rng: np.random.Generator, constants: frozenset[str] = frozenset()) -> None:
+    def __init__(self, rng: np.random.Generator, norms: Norms | None = None) -> None:
         self._rng = rng
-        self._constants = constants
+        self._norms = norms if norms is not None else Norms()
+        self._constants = self._norms.constants
 
     def disturb(self, node: OpRun, inputs: Inputs, outputs: Sequence[Array]) -> Sequence[Array]:
         """Return float outputs moved by up to their operator's rounding error."""
@@ -109,8 +137,15 @@ class Noise:
         return [self._disturbed(node, inputs, out) if _has_floats(out) else out for out in outputs]
 
     def _disturbed(self, node: OpRun, inputs: Inputs, out: Array) -> Array:
-        size = SIZES.get(node.op_type, _relative)(node, inputs, out, unit_roundoff(out))
-        return np.asarray(out + self._uniform(out.shape) * size).astype(out.dtype)
+        size = SIZES.get(node.op_type, _relative)(node, inputs, out, unit_roundoff(out), self._norms)
+        error = self._uniform(out.shape)
+        if out.dtype == np.float64:
+            error = error * size
+        else:
+            np.multiply(error, size, error, casting="same_kind")
+        moved = np.asarray(out + error).astype(out.dtype, copy=False)
+        # An infinite result (a mask, say) has no rounding error.
+        return moved if np.isfinite(np.max(size)) else np.where(np.isfinite(out), moved, out)
 
     def jitter(self, node: OpRun, values: Array, levels: int) -> Array:
         """Return values about to be rounded, moved so that near ties may fall either way.
@@ -128,13 +163,24 @@ class Noise:
         return moved.astype(values.dtype)
 
     def _uniform(self, shape: tuple[int, ...]) -> Array:
-        return self._rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
+        numbers = self._rng.random(shape, dtype=np.float32)
+        numbers *= np.float32(2)
+        numbers -= np.float32(1)
+        return numbers
 
 
 def _is_whole(array: Array | None) -> bool:
-    return array is None or (
-        float(np.abs(array).max(initial=0)) < 2**24 and np.array_equal(array, np.rint(array))
-    )
+    if array is None:
+        return True
+    some = array.reshape(-1)[:: max(1, array.size // _GLANCE)]
+    if not np.array_equal(some, np.rint(some)):
+        return False
+    return float(np.abs(array).max(initial=0)) < 2**24 and np.array_equal(array, np.rint(array))
+
+
+def _magnitude(array: Array) -> Array:
+    """Return |array| in float32 or wider: sizes of errors need no more digits."""
+    return np.abs(array if array.dtype in (np.float32, np.float64) else array.astype(np.float32))
 
 
 def _accumulated(terms: int, unit: float) -> float:
@@ -149,31 +195,30 @@ def _has_floats(value: object) -> bool:
 # --- size of one operator's rounding error, an array that broadcasts over the output ---
 
 
-def _relative(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _relative(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """A few units of the result: products are rounded once, functions are polynomials."""
-    size = _ULPS.get(node.op_type, _APPROXIMATED_ULPS) * unit * np.abs(out.astype(np.float64))
+    size = _ULPS.get(node.op_type, _APPROXIMATED_ULPS) * unit * _magnitude(out)
     return np.asarray(size + _APPROXIMATED_ULPS / 2 * unit if node.op_type in _APPROXIMATED else size)
 
 
-def _sum(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _sum(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Addition: engines may reassociate, so the error is that of the operands."""
-    return np.asarray(
-        unit * sum((np.abs(x.astype(np.float64)) for x in inputs if x is not None), np.zeros(()))
-    )
+    first, *others = (_magnitude(x) for x in inputs if x is not None)
+    return np.asarray(unit * sum(others, first))
 
 
-def _reduction(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _reduction(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Sums of k terms, or means of them: u * sqrt(k) times the sum (mean) of magnitudes."""
     x = inputs[0]
     assert x is not None, "a reduction without data"
     terms = max(x.size // max(out.size, 1), 1)
-    mean = float(np.mean(np.abs(x.astype(np.float64)))) if x.size else 0.0
-    largest = float(np.abs(out.astype(np.float64)).max())
+    mean = float(np.mean(_magnitude(x), dtype=np.float64)) if x.size else 0.0
+    largest = float(_magnitude(out).max())
     whole = mean * terms if node.op_type == "ReduceSum" else mean
     return np.asarray(_accumulated(terms, unit) * max(whole, largest))
 
 
-def _normalization(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _normalization(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Mean and variance, then a scaling: a few units of the largest result."""
     x = inputs[0]
     assert x is not None, "a normalization without data"
@@ -181,7 +226,7 @@ def _normalization(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Arra
     return np.asarray(unit * (_APPROXIMATED_ULPS + spread) * float(np.abs(out.astype(np.float64)).max()))
 
 
-def _batch_norm(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _batch_norm(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Engines compute x * a + b with a and b folded: the error is that of the terms."""
     x, scale, bias, mean, var = (np.asarray(item, np.float64) for item in inputs[:5])
     shape = (1, -1, *(1,) * (x.ndim - 2))
@@ -196,23 +241,24 @@ def _bias_size(bias: Array | None, rank: int) -> Array:
     return np.abs(bias.astype(np.float64)).reshape(1, -1, *(1,) * (rank - 2))
 
 
-def _conv(node: Any, inputs: Inputs, out: Array, unit: float) -> Array:
+def _conv(node: Any, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Norm of each patch times norm of each filter."""
     x, w = inputs[0], inputs[1]
     assert x is not None, "Conv without data"
     assert w is not None, "Conv without weights"
     group = node.group or 1
     window = make_window(x.shape[2:], w.shape[2:], node.strides, node.dilations, node.pads, node.auto_pad)
-    energy = np.square(x.astype(np.float32)).reshape(len(x), group, -1, *x.shape[2:]).sum(axis=2)
-    ones = np.ones((group, 1, *w.shape[2:]), np.float32)
-    patches = np.sqrt(np.maximum(convolve(energy, ones, window, group, np.float32), 0))
-    filters = np.sqrt(np.square(w.astype(np.float64)).reshape(w.shape[0], -1).sum(axis=1))
-    size = np.repeat(patches, w.shape[0] // group, axis=1) * filters.reshape(1, -1, *(1,) * (x.ndim - 2))
+    energy = np.square(x, dtype=np.float32, casting="unsafe")
+    energy = energy.reshape(len(x), group, -1, *x.shape[2:]).sum(axis=2)
+    patches = np.sqrt(box_sums(energy, window))
+    error = _accumulated(math.prod(w.shape[1:]), unit)
+    filters = error * norms(node.input[1], w, tuple(range(1, w.ndim))).astype(np.float32)
+    size = patches[:, :, None] * filters.reshape(1, group, -1, *(1,) * (x.ndim - 2))
     bias = inputs[2] if len(inputs) > 2 else None
-    return np.asarray(_accumulated(math.prod(w.shape[1:]), unit) * (size + _bias_size(bias, x.ndim)))
+    return np.asarray(size.reshape(out.shape) + (error * _bias_size(bias, x.ndim)).astype(np.float32))
 
 
-def _conv_transposed(node: Any, inputs: Inputs, out: Array, unit: float) -> Array:
+def _conv_transposed(node: Any, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Norm of each pixel times norm of each output's filter, the largest over the picture."""
     x, w = inputs[0], inputs[1]
     assert x is not None, "ConvTranspose without data"
@@ -224,40 +270,34 @@ def _conv_transposed(node: Any, inputs: Inputs, out: Array, unit: float) -> Arra
     return np.asarray(_accumulated(terms, unit) * (pixel * largest + _bias_size(bias, x.ndim)))
 
 
-def _product(a: Array, b: Array, unit: float) -> Array:
-    """Row norms times column norms."""
-    rows = np.sqrt(np.square(a.astype(np.float64)).sum(axis=-1, keepdims=a.ndim > 1))
-    columns = np.sqrt(
-        np.square(b.astype(np.float64)).sum(axis=-2 if b.ndim > 1 else -1, keepdims=a.ndim > 1 < b.ndim)
-    )
-    return np.asarray(_accumulated(a.shape[-1], unit) * rows * columns)
+def _product(a: Array, b: Array, unit: float, norms: Norms, names: Sequence[str]) -> Array:
+    """Row norms of a [..., m, k] times column norms of b [..., k, n]."""
+    return np.asarray(_accumulated(a.shape[-1], unit) * norms(names[0], a, (-1,)) * norms(names[1], b, (-2,)))
 
 
-def _matmul(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _matmul(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     a, b = inputs[0], inputs[1]
     assert a is not None, "MatMul without its first operand"
     assert b is not None, "MatMul without its second operand"
     if min(a.ndim, b.ndim) < 2:
-        return np.asarray(
-            _product(
-                a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0] if b.ndim == 1 else b.shape[-2], -1), unit
-            ).max()
-        )
-    return _product(a, b, unit)
+        rows, columns = a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0] if b.ndim == 1 else b.shape[-2], -1)
+        return np.asarray(_product(rows, columns, unit, norms, node.input).max())
+    return _product(a, b, unit, norms, node.input)
 
 
-def _gemm(node: Any, inputs: Inputs, out: Array, unit: float) -> Array:
+def _gemm(node: Any, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     a, b = inputs[0], inputs[1]
     assert a is not None, "Gemm without its first operand"
     assert b is not None, "Gemm without its second operand"
-    size = abs(float(node.alpha)) * _product(a.T if node.transA else a, b.T if node.transB else b, unit)
+    left, right = (a.T if node.transA else a), (b.T if node.transB else b)
+    size = abs(float(node.alpha)) * _product(left, right, unit, norms, node.input)
     c = inputs[2] if len(inputs) > 2 else None
     return (
         size if c is None else np.asarray(size + unit * abs(float(node.beta)) * np.abs(c.astype(np.float64)))
     )
 
 
-def _recurrent(node: OpRun, inputs: Inputs, out: Array, unit: float) -> Array:
+def _recurrent(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Error of the gates' dot products, carried through all steps; states are of the order of 1."""
     x, w, r = inputs[:3]
     assert x is not None, "a recurrent layer without data"
