@@ -48,7 +48,7 @@ class CpuBackend:
         Raises:
             TargetError: unknown engine, or more weights than the target holds.
             MissingTool: the engine is not installed.
-            UnsupportedOp, InvalidGraph: the engine cannot run the model.
+            UnsupportedOp, InvalidGraph: onnxruntime cannot run a quantized model; others show it in `load`.
         """
         from . import ort_engine
 
@@ -65,6 +65,7 @@ class CpuBackend:
         Raises:
             ArtifactError: the payload is not there.
             MissingTool: the engine is not installed.
+            UnsupportedOp, InvalidGraph, ModelError: the engine cannot run it.
         """
         _known(engine)
         if engine == "ort":

@@ -12,7 +12,6 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from ...compiler import ort
 from ...compiler.backend import Payload
 from ...compiler.ir.compact import compact
 from ...compiler.ir.export import save, to_bytes, weight_bytes
@@ -33,10 +32,8 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     """Write the model as standard ONNX, own operators expanded, names shortened; `model` is not edited.
 
     Weights beyond 256 MiB go to a second file. The attachments: `names.json` maps short names to original
-    ones; of quantized models, `fusion.json` says which layers onnxruntime runs on integers.
-
-    Raises:
-        UnsupportedOp, InvalidGraph, ModelError: onnxruntime cannot run it.
+    ones; of quantized models, `fusion.json` says which layers onnxruntime runs on integers. Whether an
+    engine can run the payload shows when it is loaded.
     """
     copy = model.clone()
     if expand_custom_ops(copy):
@@ -49,7 +46,6 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     payload = Payload(engine, files, {}, attachments)
     # The writer moves the files out; what is left goes with the payload.
     weakref.finalize(payload, shutil.rmtree, folder, ignore_errors=True)
-    ort.make_session(files[PAYLOAD], optimize="none", low_memory=True)
     return payload
 
 

@@ -14,8 +14,12 @@ from pared.backends.reference.windows import box_sums, make_window
 
 @pytest.mark.parametrize(
     ("kernel", "strides", "dilations", "pads"),
-    [((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), ((1, 4), (2, 3), (1, 2), (0, 1, 2, 0)), ((2, 1), (1, 2), (3, 1), (0,) * 4)],
-)  # fmt: skip
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+        ((1, 4), (2, 3), (1, 2), (0, 1, 2, 0)),
+        ((2, 1), (1, 2), (3, 1), (0,) * 4),
+    ],
+)
 def test_box_sums_are_a_convolution_with_ones(kernel, strides, dilations, pads) -> None:
     x = np.random.default_rng(0).integers(0, 9, (2, 3, 11, 12)).astype(np.float32)
     window = make_window(x.shape[2:], kernel, strides, dilations, pads)
