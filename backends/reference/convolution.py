@@ -1,6 +1,6 @@
 """Convolutions on NumPy arrays in the dtype they are given (float64, or float32 where that is exact).
 
-Samples are handled in groups that fit the cache; taps are matrix products, so BLAS does the work.
+Patches are gathered in pieces of bounded size and multiplied with the filters, so BLAS does the work.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from .windows import Window, make_window, pad_for, taps
 
 Array = npt.NDArray[np.number]
 
 # Bytes of patches handled at once.
-_CHUNK_BYTES = 32 << 20
-# Fewer input channels than this per group make thin products; gathering patches first is faster.
-_THIN = 8
+_CHUNK_BYTES = 16 << 20
 
 
 def convolve(x: Array, w: Array, window: Window, group: int, dtype: npt.DTypeLike, fill: int = 0) -> Array:
@@ -27,48 +26,49 @@ def convolve(x: Array, w: Array, window: Window, group: int, dtype: npt.DTypeLik
     `fill` is the value of the padding (the zero point on integers).
     """
     kernel = w.astype(dtype, copy=False)
+    part = _depthwise if w.shape[1] == 1 and group > 1 else _products
     result = np.empty((x.shape[0], w.shape[0], *window.out), dtype)
-    step = _samples_at_once(x, w, window, np.dtype(dtype).itemsize)
-    for start in range(0, x.shape[0], step):
-        part = pad_for(x[start : start + step].astype(dtype, copy=False), window, fill)
-        result[start : start + step] = _convolve_part(part, kernel, window, group)
+    for index in range(x.shape[0]):
+        padded = pad_for(x[index : index + 1].astype(dtype, copy=False), window, fill)
+        part(padded, kernel, window, group, result[index : index + 1])
     return result
 
 
-def _samples_at_once(x: Array, w: Array, window: Window, itemsize: int) -> int:
-    sample = int(x.shape[1]) * math.prod(window.out) * itemsize
-    if w.shape[1] < _THIN:
-        sample *= math.prod(window.kernel)
-    return max(1, _CHUNK_BYTES // max(sample, 1))
+def _products(x: Array, w: Array, window: Window, group: int, result: Array) -> None:
+    """Gather the patch of every output of one sample, some rows of outputs at once; then one product."""
+    reach = tuple(window.extent(axis) for axis in range(len(window.kernel)))
+    assert x.shape[2:] == reach, f"a window over {reach} on an input of {x.shape[2:]}"
+    depth = w.shape[1]
+    weights = w.reshape(group, w.shape[0] // group, -1)
+    taps_of = as_strided(
+        x[0],
+        (group, depth, *window.kernel, *window.out),
+        (x.strides[1] * depth, x.strides[1], *_steps(x, window.dilations), *_steps(x, window.strides)),
+        writeable=False,
+    )
+    row = x.itemsize * x.shape[1] * math.prod(window.kernel) * math.prod(window.out[1:])
+    rows = max(1, _CHUNK_BYTES // max(row, 1))
+    first = taps_of.ndim - len(window.out)
+    for start in range(0, window.out[0] if window.out else 1, rows):
+        patches = taps_of[(slice(None),) * first + (slice(start, start + rows),)]
+        flat = patches.reshape(group, weights.shape[2], -1)
+        place = result[0, :, start : start + rows]
+        place[...] = np.matmul(weights, flat).reshape(place.shape)
 
 
-def _convolve_part(x: Array, w: Array, window: Window, group: int) -> Array:
-    samples, channels = x.shape[:2]
-    outputs, depth = w.shape[:2]
-    if depth == 1 and group > 1:
-        return _depthwise(x, w, window, group)
-    area = math.prod(window.out)
-    weights = w.reshape(group, outputs // group, depth, -1)
-    if depth < _THIN and weights.shape[-1] > 1:
-        patches = np.stack([tap.reshape(samples, group, depth, area) for _, tap in taps(x, window)], axis=3)
-        flat = patches.reshape(samples, group, -1, area)
-        total = np.matmul(weights.reshape(group, outputs // group, -1), flat)
-        return np.asarray(total).reshape(samples, outputs, *window.out)
-    total = np.zeros((samples, group, outputs // group, area), x.dtype)
-    for index, (_, tap) in enumerate(taps(x, window)):
-        total += np.matmul(weights[..., index], tap.reshape(samples, group, channels // group, area))
-    return total.reshape(samples, outputs, *window.out)
+def _steps(x: Array, sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(stride * size for stride, size in zip(x.strides[2:], sizes, strict=True))
 
 
-def _depthwise(x: Array, w: Array, window: Window, group: int) -> Array:
+def _depthwise(x: Array, w: Array, window: Window, group: int, result: Array) -> None:
     """One input channel per group: multiply and add whole planes."""
-    samples, multiplier = x.shape[0], w.shape[0] // group
+    multiplier = w.shape[0] // group
     weights = w.reshape(group, multiplier, -1)
-    total = np.zeros((samples, group, multiplier, *window.out), x.dtype)
+    total = np.zeros((1, group, multiplier, *window.out), x.dtype)
     spread = (1, group, multiplier) + (1,) * len(window.out)
     for index, (_, tap) in enumerate(taps(x, window)):
         total += tap[:, :, None] * weights[..., index].reshape(spread)
-    return total.reshape(samples, group * multiplier, *window.out)
+    result[...] = total.reshape(result.shape)
 
 
 def transposed_window(

@@ -6,6 +6,7 @@ times the sum of magnitudes, which Cauchy-Schwarz bounds by the product of the o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -90,8 +91,12 @@ Inputs = Sequence[Array | None]
 
 def unit_roundoff(array: npt.NDArray[np.generic]) -> float:
     """Return half the spacing of the dtype's floats at 1."""
-    name = array.dtype.name
-    return 2.0**-9 if name == "bfloat16" else float(np.finfo(name).eps) / 2
+    return _unit_of(array.dtype)
+
+
+@functools.cache
+def _unit_of(dtype: np.dtype[np.generic]) -> float:
+    return 2.0**-9 if dtype.name == "bfloat16" else float(np.finfo(dtype.name).eps) / 2
 
 
 class Norms:

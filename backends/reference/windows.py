@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,14 +55,28 @@ def make_window(
     """
     rank = len(size)
     steps, spread = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
+    given = tuple(pads) if pads and auto_pad != "VALID" else (0,) * (2 * rank)
+    return _window(tuple(size), tuple(kernel), steps, spread, given, auto_pad or "NOTSET", ceil)
+
+
+@functools.lru_cache(4096)
+def _window(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    steps: tuple[int, ...],
+    spread: tuple[int, ...],
+    given: tuple[int, ...],
+    auto_pad: str,
+    ceil: bool,
+) -> Window:
+    rank = len(size)
     reach = [d * (k - 1) + 1 for d, k in zip(spread, kernel, strict=True)]
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         out = tuple(-(-n // s) for n, s in zip(size, steps, strict=True))
         total = [max((o - 1) * s + r - n, 0) for o, s, r, n in zip(out, steps, reach, size, strict=True)]
         small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         begin, end = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
-        return Window(tuple(kernel), steps, spread, begin, end, out)
-    given = tuple(pads) if pads and auto_pad != "VALID" else (0,) * (2 * rank)
+        return Window(kernel, steps, spread, begin, end, out)
     begin, end = given[:rank], given[rank:]
     room = [n + b + e - r for n, b, e, r in zip(size, begin, end, reach, strict=True)]
     if min(room, default=0) < 0:
@@ -69,27 +84,35 @@ def make_window(
     out = tuple((-(-m // s) if ceil else m // s) + 1 for m, s in zip(room, steps, strict=True))
     if ceil:  # a window must start inside the input or its left padding
         out = tuple(o - ((o - 1) * s >= n + b) for o, s, n, b in zip(out, steps, size, begin, strict=True))
-    return Window(tuple(kernel), steps, spread, begin, end, out)
+    return Window(kernel, steps, spread, begin, end, out)
 
 
 def pad_for(x: Array, window: Window, fill: float) -> Array:
     """Pad (or crop) the spatial axes of `x` [N, C, ...] so that every tap of every output is inside."""
     lead = x.ndim - len(window.kernel)
-    after = [window.extent(i) - x.shape[lead + i] - window.begin[i] for i in range(len(window.kernel))]
-    keep = tuple(
-        slice(max(-b, 0), x.shape[lead + i] + min(a, 0))
-        for i, (b, a) in enumerate(zip(window.begin, after, strict=True))
-    )
+    keep, sizes, inner = _padding(x.shape[lead:], window)
     x = x[(slice(None),) * lead + keep]
-    widths = [(max(b, 0), max(a, 0)) for b, a in zip(window.begin, after, strict=True)]
-    if not any(low or high for low, high in widths):
+    if sizes == x.shape[lead:]:
         return x
     # np.pad takes longer than a small convolution.
-    sizes = [low + size + high for (low, high), size in zip(widths, x.shape[lead:], strict=True)]
     padded = np.full((*x.shape[:lead], *sizes), fill, x.dtype)
-    inner = tuple(slice(low, size - high) for (low, high), size in zip(widths, sizes, strict=True))
     padded[(slice(None),) * lead + inner] = x
     return padded
+
+
+@functools.lru_cache(4096)
+def _padding(
+    size: tuple[int, ...], window: Window
+) -> tuple[tuple[slice, ...], tuple[int, ...], tuple[slice, ...]]:
+    """Return what is kept of an input of spatial `size`, the padded sizes, and where in them it goes."""
+    ends = [window.extent(i) - size[i] - window.begin[i] for i in range(len(size))]
+    edges = list(zip(window.begin, size, ends, strict=True))
+    keep = tuple(slice(max(-low, 0), n + min(high, 0)) for low, n, high in edges)
+    widths = [
+        (max(low, 0), k.stop - k.start, max(high, 0)) for (low, _, high), k in zip(edges, keep, strict=True)
+    ]
+    sizes = tuple(sum(width) for width in widths)
+    return keep, sizes, tuple(slice(low, low + n) for low, n, _ in widths)
 
 
 def box_sums(x: Array, window: Window) -> Array:

@@ -60,13 +60,17 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def _serialize(model: ir.Model) -> bytes:
-    model.ir_version = capped_ir_version(model)
     proto = ir.serde.serialize_model(model)
+    proto.ir_version = capped_ir_version(model)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
 
 def _with_loaded_weights(model: ir.Model) -> ir.Model:
+    """Return the model itself where all weights are in memory, else a copy in which they are."""
+    tensors = (value.const_value for graph in all_graphs(model) for value in graph.initializers.values())
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        return model
     draft = model.clone()
     for graph in all_graphs(draft):
         for value in graph.initializers.values():
