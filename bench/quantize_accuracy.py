@@ -214,9 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _CAVEAT = (
-    "The default percentile (99.999) was chosen among 99.99, 99.995 and 99.999 on these same folds, because it "
-    "met every mean goal; with 400 scored samples a fold scatters by about 0.75 points, so the three can hardly "
-    "be told apart. Take these figures as met goals, not as untouched test results."
+    "The default percentile (99.999) was chosen among 99.99, 99.995 and 99.999 on these same folds, because "
+    "it met every mean goal; with 400 scored samples a fold scatters by about 0.75 points, so the three can "
+    "hardly be told apart. Take these figures as met goals, not as untouched test results."
 )
 HEADINGS = ("model", "unit", "float", "int8", "lost, by fold", "file", "goals")
 
