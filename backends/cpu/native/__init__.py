@@ -1,0 +1,1 @@
+"""Engine `native`: a model compiled ahead of time into one small shared library."""
