@@ -3,8 +3,8 @@
 A buffer is live from the step that writes it to the last step that reads it. Buffers that must share memory
 (reshapes) or may (in-place unary and add, where the input dies) are one block. Blocks whose lives overlap
 must not overlap in memory. Greedy by size and greedy by breadth (arXiv 2001.03288) place the blocks one after
-the other in the best-fitting gap; where that misses the lower bound (the most bytes live at any step), a short
-search over placement orders follows, deterministic by its fixed seed.
+the other in the best-fitting gap; where that misses the lower bound (the most bytes live at any step), a
+short search over placement orders follows, deterministic by its fixed seed.
 """
 
 from __future__ import annotations

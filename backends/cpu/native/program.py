@@ -189,13 +189,8 @@ def _check_step(program: Program, step: Step, written: set[str]) -> None:
 
 
 def _step_summary(program: Program, step: Step) -> Json:
-    shapes = {name: list(program.by_name[name].shape) for name in dict.fromkeys(step.touched)}
-    return {
-        "kernel": step.family,
-        "spec": str(step.spec),
-        "buffers": dict(shapes),
-        "nodes": list(step.covers),
-    }
+    shapes: dict[str, Json] = {name: [*program.by_name[name].shape] for name in dict.fromkeys(step.touched)}
+    return {"kernel": step.family, "spec": str(step.spec), "buffers": shapes, "nodes": [*step.covers]}
 
 
 def constant_bytes(program: Program) -> int:
