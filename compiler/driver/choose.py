@@ -175,10 +175,11 @@ def _by_preference(candidates: list[_Candidate], asked: str, force: bool) -> lis
     """Return candidates fastest first; the asked precision wins ties, and always when forced."""
 
     def key(candidate: _Candidate) -> tuple[bool, float]:
-        latency = candidate.record.latency
+        # Times of one round were taken in the same load of the machine; medians over all rounds were not.
+        time = candidate.record.ratio_to_float or candidate.record.latency
         wanted = candidate.variant == asked
         handicap = 1.0 if wanted else TIE
-        return (force and not wanted), (latency.value or 0.0) * handicap if latency is not None else 0.0
+        return (force and not wanted), (time.value or 0.0) * handicap if time is not None else 0.0
 
     return sorted(candidates, key=key)
 

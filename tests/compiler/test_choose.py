@@ -1,0 +1,39 @@
+"""Which candidate is tried first: the ratio to float decides, not times that other load has spoilt."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from pared.compiler.backend import Executable, Payload
+from pared.compiler.driver.choose import _by_preference, _Candidate
+from pared.compiler.driver.report import CandidateRecord
+from pared.compiler.records import Metric, Origin
+
+
+def candidate(variant: str, milliseconds: float, ratio: float) -> _Candidate:
+    def metric(value: float) -> Metric:
+        return Metric("time", value, "ms", Origin.MEASURED, "")
+
+    record = CandidateRecord(variant, metric(milliseconds), metric(ratio), None, None, 0, False, "")
+    return _Candidate(variant, Payload("ort", {}, {}), cast(Executable, None), record)
+
+
+def order(int8_ms: float, int8_ratio: float, *, force: bool = False) -> list[str]:
+    candidates = [candidate("int8", int8_ms, int8_ratio), candidate("float", 0.1, 1.0)]
+    return [c.variant for c in _by_preference(candidates, "int8", force)]
+
+
+def test_a_lower_ratio_wins_although_a_burst_of_load_raised_the_median() -> None:
+    assert order(int8_ms=0.11, int8_ratio=0.98) == ["int8", "float"]
+
+
+def test_a_higher_ratio_loses_although_the_median_is_lower() -> None:
+    assert order(int8_ms=0.09, int8_ratio=1.2) == ["float", "int8"]
+
+
+def test_the_asked_precision_wins_a_tie() -> None:
+    assert order(int8_ms=0.101, int8_ratio=1.01) == ["int8", "float"]
+
+
+def test_force_prefers_the_asked_precision_at_any_ratio() -> None:
+    assert order(int8_ms=0.3, int8_ratio=3.0, force=True) == ["int8", "float"]
