@@ -12,6 +12,7 @@ from ...passes.quantize.quantize import Quantize, name_nodes
 from ..artifact.read import Artifact
 from ..data import Samples
 from ..errors import ArtifactError, DataError
+from ..ir.scaled import FILE, read_scaled
 from ..ir.shapes import infer_shapes
 from ..manager import Manager
 from ..pass_api import Context
@@ -51,20 +52,25 @@ class Replay:
         self._plan = QuantPlan.from_json(artifact.read_text(PLAN))
         # A clone: the manager returns the caller's model when no pass changes anything.
         try:
-            self._before = Manager().run(original, passes[:at], self._ctx).model.clone()
+            before = Manager().run(original, passes[:at], self._ctx)
         except DataError as err:
             raise (lacking or err) from err
+        self._before = before.model.clone()
+        self._scaled = read_scaled(before.attachments.get(FILE))
         name_nodes(self._before.graph)
 
     @property
     def nodes(self) -> Mapping[str, list[str]]:
-        """Quantized nodes in graph order, each with the names of the values it makes."""
+        """Quantized nodes in graph order, each with the original's names of the values it makes."""
         planned = set(self._plan.nodes())
         return {
-            node.name: [value.name for value in node.outputs if value.name]
+            node.name: [self._original_name(value.name) for value in node.outputs if value.name]
             for node in self._before.graph
             if node.name in planned
         }
+
+    def _original_name(self, name: str) -> str:
+        return self._scaled[name].of if name in self._scaled else name
 
     def without(self, excluded: frozenset[str]) -> ir.Model:
         """Return the model with these nodes in float."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..backend import Array, Arrays
 from .records import LayerRecord, LayerReport
@@ -21,6 +22,7 @@ LIMIT_DB = 20.0
 # Bytes assumed for a value of unknown shape.
 _UNKNOWN_BYTES = 4 << 20
 
+Floats = npt.NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
 
 
@@ -81,6 +83,7 @@ def compare_layers(
     samples: Batches,
     *,
     names: Mapping[str, str] | None = None,
+    divisors: Mapping[str, Floats] | None = None,
     limit_db: float = LIMIT_DB,
     progress: Progress | None = None,
 ) -> LayerReport:
@@ -91,6 +94,7 @@ def compare_layers(
         compiled: the optimised model or payload.
         samples: inputs that fit both.
         names: name in `compiled` -> name in `original`, where they differ.
+        divisors: name in `original` -> what `compiled` divides that value by; must broadcast.
         limit_db: a layer below this is hurt.
         progress: called as `progress("layers", runs done, runs in all)`.
     """
@@ -100,7 +104,7 @@ def compare_layers(
     for done, chunk in enumerate(chunks):
         part = {name: pairs[name] for name in chunk}
         step = (done, len(chunks))
-        noises |= _measure(original, compiled, part, samples, progress, step)
+        noises |= _measure(original, compiled, part, divisors or {}, samples, progress, step)
     layers = tuple(_records(original, noises))
     hurt = next((layer.value for layer in layers if layer.sqnr_db < limit_db), None)
     unmatched = sum(len(node.outputs) for node in original.graph) - len(noises)
@@ -153,6 +157,7 @@ def _measure(
     original: ir.Model,
     compiled: ir.Model,
     pairs: Mapping[str, str],
+    divisors: Mapping[str, Floats],
     samples: Batches,
     progress: Progress | None,
     step: tuple[int, int],
@@ -165,17 +170,24 @@ def _measure(
     noises: dict[str, Noise] = {}
     for index, inputs in enumerate(samples.batches()):
         want, got = run_session(first, inputs, wanted), run_session(second, inputs, offered)
-        _add(noises, pairs, want, got)
+        _add(noises, pairs, divisors, want, got)
         if progress is not None:
             progress("layers", step[0] * len(samples) + index + 1, step[1] * len(samples))
     return noises
 
 
-def _add(noises: dict[str, Noise], pairs: Mapping[str, str], want: Arrays, got: Arrays) -> None:
+def _add(
+    noises: dict[str, Noise],
+    pairs: Mapping[str, str],
+    divisors: Mapping[str, Floats],
+    want: Arrays,
+    got: Arrays,
+) -> None:
     for name, other in pairs.items():
         # A pass may keep a name for a value of another layout or type; those are not comparable.
         if want[name].shape == got[other].shape and got[other].dtype.kind == "f":
-            noises.setdefault(name, Noise()).add(want[name], got[other])
+            value = got[other].astype(np.float64) * divisors[name] if name in divisors else got[other]
+            noises.setdefault(name, Noise()).add(want[name], value)
 
 
 def _records(original: ir.Model, noises: Mapping[str, Noise]) -> Iterator[LayerRecord]:

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from ..artifact.read import Artifact
 from ..errors import ArtifactError, ModelError
 
@@ -86,8 +89,18 @@ def payload_model(artifact: Artifact) -> ir.Model:
     return ir.load(path)
 
 
-def payload_names(artifact: Artifact) -> dict[str, str]:
-    """Return name in the payload -> name in the original, for the values that were renamed."""
-    if NAMES not in artifact.manifest.files:
-        return {}
-    return {str(short): str(name) for short, name in json.loads(artifact.read_text(NAMES)).items()}
+def payload_names(artifact: Artifact) -> tuple[dict[str, str], dict[str, npt.NDArray[np.floating]]]:
+    """Return name in the payload -> name in the original, and what original values were divided by.
+
+    Only for the values that were renamed; divisors (by original name) only for those that were scaled.
+    """
+    from ..ir import scaled
+
+    def text(file: str) -> str | None:
+        return artifact.read_text(file) if file in artifact.manifest.files else None
+
+    names = {str(short): str(name) for short, name in json.loads(text(NAMES) or "{}").items()}
+    short = {name: key for key, name in names.items()}
+    found = scaled.read_scaled(text(f"reports/{scaled.FILE}"))
+    names |= {short.get(name, name): entry.of for name, entry in found.items()}
+    return names, {entry.of: entry.divisor for entry in found.values()}

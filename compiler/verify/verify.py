@@ -225,11 +225,13 @@ def _layers(work: _Work, limit_db: float) -> LayerReport | None:
     if work.original is None:
         return None
     runs = work.samples.head(LAYER_SAMPLES) if work.samples is not None else work.runs
+    names, divisors = payload_names(work.artifact)
     return compare_layers(
         work.original,
         payload_model(work.artifact),
         runs,
-        names=payload_names(work.artifact),
+        names=names,
+        divisors=divisors,
         limit_db=limit_db,
         progress=work.progress,
     )

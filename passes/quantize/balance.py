@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from ...compiler.data import Samples
 from ...compiler.errors import DataError, PipelineError
-from ...compiler.ir import walk
+from ...compiler.ir import scaled, walk
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context, Effect, PassStats
 from .pairs import Pair, find_pairs
@@ -36,7 +36,7 @@ class Balance:
     """Balance activation ranges between channels with the help of calibration data.
 
     Reorders: the function stays, weights are rounded once more. Values between the layers are scaled, so
-    they get the suffix `_equalized`: their names no longer stand for the original's.
+    they get the suffix `_equalized`; the attachment `scaled_values.json` leads back to the original's.
 
     Attributes:
         strength: the exponent a: 0 looks at weights only, 1 at activations only.
@@ -68,11 +68,13 @@ class Balance:
         scales = [self._factor(pair, found) for pair, found in zip(pairs, ranges, strict=True)]
         for pair, scale in zip(pairs, scales, strict=True):
             pair.scale(scale)
+        between: dict[str, scaled.Scaled] = {}
         for pair, scale in zip(pairs, scales, strict=True):
-            pair.rewrite_between(model, scale)
+            between |= pair.rewrite_between(model, scale)
         for layer in {layer.node: layer for pair in pairs for layer in (pair.first, pair.second)}.values():
             layer.rewrite(model)
         stats.changed = len(pairs)
+        stats.attachments[scaled.FILE] = scaled.write_scaled(ctx.attachments.get(scaled.FILE), between)
         stats.details["pairs_balanced"] = len(pairs)
         return stats
 

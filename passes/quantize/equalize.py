@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.ir import scaled
 from ...compiler.pass_api import Context, Effect, PassStats
 from .pairs import Pair, find_pairs
 
@@ -30,7 +31,8 @@ class Equalize:
     """Equalize the weight ranges of layers joined by positively homogeneous operators.
 
     Reorders: the function stays, weights are rounded once more (never, with `exact`). Values between the
-    layers are scaled, so they get the suffix `_equalized`: their names no longer stand for the original's.
+    layers are scaled, so they get the suffix `_equalized`; the attachment `scaled_values.json` leads back to
+    the original's.
 
     Attributes:
         iterations: upper limit of sweeps over all pairs.
@@ -54,12 +56,14 @@ class Equalize:
             scales = [np.exp2(np.rint(np.log2(s))) for s in scales]
             _assign(pairs, scales)
         changed = {pair.first.node for pair, s in zip(pairs, scales, strict=True) if np.any(s != 1.0)}
+        found: dict[str, scaled.Scaled] = {}
         for pair, scale in zip(pairs, scales, strict=True):
             if pair.first.node in changed:
-                pair.rewrite_between(model, scale)
+                found |= pair.rewrite_between(model, scale)
         for layer in layers.values():
             layer.rewrite(model)
         stats.changed = len(changed)
+        stats.attachments[scaled.FILE] = scaled.write_scaled(ctx.attachments.get(scaled.FILE), found)
         stats.details |= {"pairs": len(pairs), "pairs_scaled": len(changed), "sweeps": sweeps}
         return stats
 

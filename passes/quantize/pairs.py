@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...compiler.ir import walk
+from ...compiler.ir.scaled import Scaled
 from ...compiler.pass_api import Refusal
 
 Array = npt.NDArray[np.generic]
@@ -97,6 +98,7 @@ class Pair:
     Attributes:
         between: from the first layer's output to the second's input, in order.
         axis_from_end: of each node in `between`, where channels are in its output, counted from the end.
+        channels: likewise, the output channel of `first` at each index of that axis.
         channel_of: for each input channel of `second`, the output channel of `first` it comes from.
     """
 
@@ -104,6 +106,7 @@ class Pair:
     second: Linear
     between: list[ir.Node]
     axis_from_end: list[int]
+    channels: list[npt.NDArray[np.int64]]
     channel_of: npt.NDArray[np.int64]
 
     def factor(self) -> Floats:
@@ -120,18 +123,23 @@ class Pair:
         self.first.divide = scale
         self.second.multiply = scale[self.channel_of]
 
-    def rewrite_between(self, model: ir.Model, scale: Floats) -> None:
-        """Divide constants that are added in between and rename the values that are now scaled."""
-        values = [self.first.node.outputs[0]]
-        for node, axis in zip(self.between, self.axis_from_end, strict=True):
+    def rewrite_between(self, model: ir.Model, scale: Floats) -> dict[str, Scaled]:
+        """Divide constants that are added in between; rename and return the values that are now scaled."""
+        start = _Track.start(self.first)
+        values = [(self.first.node.outputs[0], scale.reshape(-1, *[1] * start.from_end()))]
+        for node, axis, channels in zip(self.between, self.axis_from_end, self.channels, strict=True):
+            divisor = scale[channels].reshape(-1, *[1] * axis)
             if node.op_type in ("Add", "Sub"):
                 index, constant = _constant_operand(node)
-                divisor = scale.reshape(-1, *[1] * axis)
                 scaled = constant.astype(np.float64) / divisor
                 replace_operand(model, node, index, scaled.astype(constant.dtype))
-            values.append(node.outputs[0])
-        for value in values:
-            walk.rename(value, walk.unique_name(model, f"{value.name}_equalized"))
+            values.append((node.outputs[0], divisor))
+        found: dict[str, Scaled] = {}
+        for value, divisor in values:
+            old = str(value.name)
+            walk.rename(value, walk.unique_name(model, f"{old}_equalized"))
+            found[str(value.name)] = Scaled(old, divisor)
+        return found
 
 
 def find_pairs(model: ir.Model, refused: list[Refusal]) -> list[Pair]:
@@ -191,6 +199,7 @@ def _pair_of(node: ir.Node, layers: dict[ir.Node, Linear]) -> Pair | str:
         return first
     between: list[ir.Node] = []
     axes: list[int] = []
+    channels: list[npt.NDArray[np.int64]] = []
     value = node.outputs[0]
     if value.shape is None:
         return f"shape of {value.name!r} is not known"
@@ -205,11 +214,12 @@ def _pair_of(node: ir.Node, layers: dict[ir.Node, Linear]) -> Pair | str:
         if user.graph is not node.graph:
             return f"output {value.name!r} is read inside a body"
         if not user.domain and user.op_type in _LAYERS:
-            return _close(first, user, value, between, axes, track, layers)
+            return _close(first, user, value, between, axes, channels, track, layers)
         if reason := track.step(user, value):
             return reason
         between.append(user)
         axes.append(track.from_end())
+        channels.append(track.channel_of)
         value = user.outputs[0]
 
 
@@ -228,6 +238,7 @@ def _close(
     value: ir.Value,
     between: list[ir.Node],
     axes: list[int],
+    channels: list[npt.NDArray[np.int64]],
     track: _Track,
     layers: dict[ir.Node, Linear],
 ) -> Pair | str:
@@ -239,7 +250,7 @@ def _close(
     wanted = 1 if user.op_type.startswith("Conv") else track.rank - 1
     if track.axis != wanted or len(track.channel_of) != second.columns:
         return f"channels do not line up with those of {user.name!r}"
-    return Pair(first, second, between, axes, track.channel_of)
+    return Pair(first, second, between, axes, channels, track.channel_of)
 
 
 @dataclass

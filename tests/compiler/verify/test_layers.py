@@ -75,6 +75,15 @@ def test_names_map_payload_names_to_original_ones() -> None:
     assert report.layers[0].sqnr_db == pytest.approx(0, abs=1e-6)
 
 
+def test_values_divided_per_channel_are_multiplied_back() -> None:
+    divisor = np.array([0.5, 2.0, 4.0, 8.0], np.float32)
+    compiled = chain(W[0] / divisor, W[1] * divisor[:, None])
+    names, divisors = {"h1": "h1", "h2": "h2"}, {"h1": divisor, "h2": divisor}
+    report = compare_layers(chain(*W), compiled, samples(), names=names, divisors=divisors)
+    assert all(layer.sqnr_db > 120 for layer in report.layers)
+    assert compare_layers(chain(*W), compiled, samples()).first_hurt == "h1"
+
+
 def test_values_of_another_shape_are_not_compared() -> None:
     text = (
         TEXT.replace("[two] h2 = Relu(h1)", "[two] r = Relu(h1)\n h2 = Unsqueeze(r, a)")

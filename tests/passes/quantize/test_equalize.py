@@ -8,6 +8,7 @@ import pytest
 from small_models import constant, graph, run
 
 from pared.compiler.ir import walk
+from pared.compiler.ir.scaled import FILE, read_scaled
 from pared.compiler.pass_api import Context
 from pared.passes.quantize.equalize import Equalize
 from pared.passes.quantize.pairs import find_pairs, linear_of
@@ -34,6 +35,8 @@ CHAINS = {
     "nothing in between, scalar bias added": """g (float[1,8] x, float[6,8] a, float one, float[4,6] c)
         => (float[n,m] y) { p = Gemm<transB: int = 1>(x, a) q = Add(p, one)
         y = Gemm<transB: int = 1>(q, c) }""",
+    "bias added after flattening": """g (float[1,3,8,8] x, float[6,3,3,3] a, float[216] f, float[216,4] c)
+        => (float[n,m] y) { p = Conv(x, a) q = Flatten(p) r = Add(q, f) y = MatMul(r, c) }""",
     "channels moved last": """g (float[1,3,8,8] x, float[6,3,3,3] a, float[6] ab, float[6,4] c)
         => (float[n,h,w,m] y) { p = Conv(x, a, ab) q = Relu(p) r = Transpose<perm: ints = [0,2,3,1]>(q)
         y = MatMul(r, c) }""",
@@ -149,6 +152,22 @@ def test_values_between_the_layers_lose_their_names() -> None:
     Equalize().apply(model, Context())
     names = [node.outputs[0].name for node in model.graph]
     assert names == ["p_equalized", "q_equalized", "r_equalized", "y"]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_account_leads_back_to_the_original_values(name: str) -> None:
+    model = chain(name)
+    x = feed(model)
+    values = [str(node.outputs[0].name) for node in model.graph][:-1]
+    want = run(model, x, values)
+    # Twice, since one pass may scale what another has scaled; powers of two keep every bit.
+    first = Equalize(iterations=1, exact=True).apply(model, Context())
+    second = Equalize(exact=True).apply(model, Context(attachments=first.attachments))
+    found = read_scaled(second.attachments[FILE])
+    assert sorted(entry.of for entry in found.values()) == sorted(values)
+    got = run(model, x, list(found))
+    for name, entry in found.items():
+        np.testing.assert_array_equal(got[name] * entry.divisor, want[entry.of])
 
 
 def test_a_second_run_changes_nothing() -> None:
