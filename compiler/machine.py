@@ -15,8 +15,9 @@ _POWERCAP = Path("/sys/class/powercap")
 
 # Flags of /proc/cpuinfo that decide which kernels run; x86 first, then ARM (HWCAP names).
 _FEATURES = (
-    "sse4_1", "avx", "avx2", "fma", "f16c", "avx_vnni",
-    "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_vpopcntdq", "avx512_bitalg", "avx512_fp16",
+    "sse4_1", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "avx_vnni",
+    "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl",
+    "avx512_vnni", "avx512_bf16", "avx512_vpopcntdq", "avx512_bitalg", "avx512_fp16",
     "amx_tile", "amx_int8", "amx_bf16",
     "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
