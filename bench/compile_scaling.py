@@ -2,9 +2,10 @@
 
     python -m pared.bench.compile_scaling [docs/results/compile_scaling.md]
 
-Every row is one `pared compile` (float, -O2) in a process of its own, on one core. Graphs: chains of Conv,
-Relu and a residual Add with 8 channels. Weights: chains of square MatMuls in external data. Memory is the
-peak resident set as the operating system counts it, mapped pages of the model file included.
+Every row is one `pared compile --engine ort` (-O2) in a process of its own, on one core. Graphs: chains of
+Conv, Relu and a residual Add with 8 channels. Weights: chains of square MatMuls in external data; int8 has 4
+calibration samples, w8 quantizes weights only, and both time float beside them. Memory is the peak resident
+set as the operating system counts it, mapped pages of the model file included.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _value(name: str, shape: list[int]) -> onnx.ValueInfoProto:
 def measure(model: Path, extra: list[str]) -> tuple[float, float, float]:
     """Compile in a fresh process; return CPU seconds, wall seconds and peak MB."""
     command = [sys.executable, "-m", "pared.compiler.cli.app", "compile", "-m", str(model), *extra]
-    command += ["-o", str(model.parent / "out"), "--quiet"]
+    command += ["-o", str(model.parent / "out"), "--engine", "ort", "--quiet"]
     start = time.perf_counter()
     process = subprocess.Popen(command, preexec_fn=_one_core, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -91,24 +92,28 @@ def main() -> None:
     headings = ("what", "size", "precision", "CPU s", "wall s", "peak MB", "per unit", "peak / weights")
     page = Page(arguments.page, "Compile time and memory", __doc__ or "", headings)
     for nodes in NODES:
-        _row(page, chain(nodes), "nodes", nodes, [])
+        _rows(page, chain(nodes), "nodes", nodes, ("float",))
     for megabytes in MEGABYTES:
-        _row(page, dense(megabytes), "MB of weights", megabytes, [])
+        _rows(page, dense(megabytes), "MB of weights", megabytes, ("float", "int8", "w8"))
 
 
-def _row(page: Page, model: onnx.ModelProto, what: str, size: int, extra: list[str]) -> None:
+def _rows(page: Page, model: onnx.ModelProto, what: str, size: int, precisions: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path, samples = Path(folder) / "model.onnx", Path(folder) / "samples.npz"
         external = what != "nodes"
         onnx.save(
             model, path, save_as_external_data=external, location="model.onnx.data" if external else None
         )
         model.Clear()
-        seconds, wall, peak = measure(path, extra)
+        np.savez(samples, x=np.random.default_rng(1).standard_normal((4, WIDTH), dtype=np.float32))
         weights = sum(f.stat().st_size for f in path.parent.glob("model.onnx*")) / 1e6
-        unit = f"{1000 * seconds / size:.2f} ms"
-        share = f"{peak * 1.048576 / weights:.2f}" if external else ""
-        page.add(what, size, "float", f"{seconds:.2f}", f"{wall:.2f}", f"{peak:.0f}", unit, share)
+        for precision in precisions:
+            extra = [] if precision == "float" else ["--precision", precision]
+            extra += ["--calib-data", str(samples)] if precision == "int8" else []
+            seconds, wall, peak = measure(path, extra)
+            unit = f"{1000 * seconds / size:.2f} ms"
+            share = f"{peak * 1.048576 / weights:.2f}" if external else ""
+            page.add(what, size, precision, f"{seconds:.2f}", f"{wall:.2f}", f"{peak:.0f}", unit, share)
 
 
 if __name__ == "__main__":

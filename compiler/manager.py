@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from .errors import Cancelled, InvalidGraph, ParedError, PassFailed
 from .ir.export import save
-from .ir.pages import drop_all_pages
+from .ir.pages import drop_all_pages, release_memory, spill
 from .ir.shapes import infer_shapes
 from .ir.stats import Counts, count
 from .ir.text import fingerprint
@@ -60,11 +60,14 @@ class Manager:
         verify_each: after every pass the full check, and proof that "changed 0" changed nothing.
         dump_ir: folder that gets the model after the import and after every pass.
         measure: called for lossy passes that changed something.
+        scratch: folder for constants that passes made and that would take much memory; it must outlive
+            the models. None: they stay in memory.
     """
 
     verify_each: bool = False
     dump_ir: Path | None = None
     measure: Measure | None = None
+    scratch: Path | None = None
 
     def run(self, model: ir.Model, passes: Sequence[Pass], ctx: Context, *, first: int = 1) -> PipelineResult:
         """Apply `passes` in order to a copy of `model`; their positions count from `first`.
@@ -85,8 +88,11 @@ class Manager:
             draft = model.clone() if draft is None else draft
             record = self._step(model, draft, p, position, counts, ctx)
             if record.stats.changed:
+                spilled = 0 if self.scratch is None else spill(draft, self.scratch)
                 drop_all_pages(model)  # what the pass read of mapped weights is read again if ever needed
                 model, draft = draft, None
+                if spilled:
+                    release_memory()
             counts = record.after
             records.append(record)
             ctx = replace(ctx, attachments={**ctx.attachments, **record.stats.attachments})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..backend import Array
     from ..data import Samples, Source
     from ..ir.importer import ModelSource
+    from ..manager import Manager
     from .choose import Choice
     from .job import Inputs, Job, Progress
     from .report import CompileReport, Repeat
@@ -133,13 +134,14 @@ def compile_recipe(
         check_destination(out)
     job = prepare(recipe, inputs or Inputs())
     clock.lap("import")
-    job, variants, notes = _variants(job, verify_each, dump_ir, repeat)
-    notes += placement_notes(job, variants)
-    clock.lap("passes")
     with _scratch() as scratch:
         from .choose import choose
         from .oracle import Oracle
 
+        manager = _manager(job, verify_each, dump_ir, scratch)
+        job, variants, notes = _variants(job, manager, repeat)
+        notes += placement_notes(job, variants)
+        clock.lap("passes")
         oracle = Oracle(variants.models, _golden(job, variants), recipe.seed)
         pinned = recipe.choice if repeat is None else repeat.choice.candidate
         choice = choose(job, variants, oracle, scratch, pinned)
@@ -153,16 +155,19 @@ def compile_recipe(
         return CompileResult(report, write_artifact(job, choice, oracle, report, attachments, out, repeat))
 
 
-def _variants(
-    job: Job, verify_each: bool, dump_ir: Path | None, repeat: Repeat | None
-) -> tuple[Job, Variants, list[str]]:
+def _manager(job: Job, verify_each: bool, dump_ir: Path | None, scratch: Path) -> Manager:
     from ..manager import Manager
-    from .budget import hold_budget
-    from .variants import build_variants, output_sqnr
+    from .variants import output_sqnr
 
     samples = job.ctx.calibration
     measure = None if samples is None else lambda before, after: output_sqnr(before, after, samples)
-    manager = Manager(verify_each=verify_each, dump_ir=dump_ir, measure=measure)
+    return Manager(verify_each=verify_each, dump_ir=dump_ir, measure=measure, scratch=scratch)
+
+
+def _variants(job: Job, manager: Manager, repeat: Repeat | None) -> tuple[Job, Variants, list[str]]:
+    from .budget import hold_budget
+    from .variants import build_variants
+
     variants = build_variants(job, manager)
     # What a budget left in float is in the recipe's `exclude` by now; a repetition need not search again.
     return hold_budget(job, variants, manager) if repeat is None else (job, variants, [])

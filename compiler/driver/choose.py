@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..backend import Array, Executable, Payload
 from ..errors import ArtifactError, MissingTool, ParedError, PipelineError, nearest
+from ..ir.pages import SPILLED_BYTES, release_memory
 from ..machine import find_machine
 from ..records import Metric, Origin
 from .job import Job
@@ -143,10 +144,14 @@ def _build(job: Job, model: ir.Model, variant: str, engine: str, scratch: Path) 
             content.rename(folder / name)
         else:
             (folder / name).write_bytes(content)
-    executable = job.backend.load(folder, engine, payload.options, job.recipe.threads)
+    # From here on only paths: the bytes need not lie in memory beside the loaded model.
+    payload = dataclasses.replace(payload, files=files)
     size = sum((folder / name).stat().st_size for name in files)
+    if size > SPILLED_BYTES:
+        release_memory()
+    executable = job.backend.load(folder, engine, payload.options, job.recipe.threads)
     record = _record(f"{variant}/{engine}", payload_bytes=size)
-    return _Candidate(variant, dataclasses.replace(payload, files=files), executable, record)
+    return _Candidate(variant, payload, executable, record)
 
 
 def _timed(job: Job, candidates: list[_Candidate], inputs: Sequence[Mapping[str, Array]]) -> list[_Candidate]:

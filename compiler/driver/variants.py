@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from ..backend import Array
 from ..data import Samples
+from ..ir.export import weight_bytes
 from ..manager import Manager, PassRecord, PipelineResult
 from ..ort import make_session, run_session
 from ..pass_api import Context, Effect, Pass
@@ -17,6 +19,8 @@ from .job import Job
 
 FLOAT = "float"
 _SQNR_SAMPLES = 2
+# Optimising folds quantized weights into float ones; with so many bytes of them that is not worth it.
+_HEAVY = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,18 @@ def _changed(result: PipelineResult) -> bool:
 
 def output_sqnr(before: ir.Model, after: ir.Model, samples: Samples) -> float:
     """Return the SQNR in dB of all float outputs together, `after` against `before`, on a few samples."""
-    sessions = [make_session(model, optimize="basic") for model in (before, after)]
+    few = list(samples.head(_SQNR_SAMPLES).batches(1))
     signal = noise = 0.0
-    for inputs in samples.head(_SQNR_SAMPLES).batches(1):
-        want, got = (run_session(session, inputs) for session in sessions)
+    for want, got in zip(_outputs(before, few), _outputs(after, few), strict=True):
         for name in (name for name, array in want.items() if array.dtype.kind == "f"):
             exact = want[name].astype(np.float64)
             signal += float(np.square(exact).sum())
             noise += float(np.square(exact - got[name].astype(np.float64)).sum())
     return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+
+
+def _outputs(model: ir.Model, inputs: Sequence[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Run a model; the session is gone before the next one is made, since each may hold all weights."""
+    heavy = weight_bytes(model) > _HEAVY
+    session = make_session(model, optimize="none" if heavy else "basic", low_memory=heavy)
+    return [run_session(session, one) for one in inputs]

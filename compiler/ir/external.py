@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from .guards import nested_graphs
+from .pages import TransientTensor
 from .source import Source, file_digest
 from .tensor_guards import element_count, payload_bytes
 
@@ -60,7 +61,8 @@ def set_base(graph: ir.Graph, source: Source) -> None:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
             inner = source.mapped is not None and tensor.location == source.mapped.name
-            tensor.base_dir = source.mapped.parent if source.mapped and inner else source.path.parent
+            folder = source.mapped.parent if source.mapped and inner else source.path.parent
+            value.const_value = TransientTensor.of(tensor, folder)
 
 
 def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
