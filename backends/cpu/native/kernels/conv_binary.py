@@ -1,0 +1,257 @@
+"""Convolution of one- and two-bit values by popcount: bit planes in, bit planes, int32 or float32 out.
+
+Parameters: data, weights, [thresholds | scale, offset | table], out, begin, end.
+
+    dot[n, y, x, o] = sum over r, s, c of
+        data[n, y*sh + r*dh - top, x*sw + s*dw - left, c] * weight[o, c, r, s]
+
+Output codes count thresholds: value = least value + #{i : dot >= thresholds[i, o]}. A negative BatchNorm
+scale costs nothing: `thresholds.fold` negates the channel's weights instead. Float output is fma(dot,
+scale, offset), or with `output="table"` table[o, dot + reach]: any function of the accumulator, exact by
+construction.
+
+Padding is exact zero padding: taps outside the data are left out, and the constant that turns mismatches
+into a dot product (K - 2 * mismatches) counts only the taps inside. Models that pad with -1 or +1 pad their
+bits first.
+
+Popcounts per word of 32 channels: 1 for binary x binary, popcount(a ^ w); 2 with ternary,
+popcount(m) - 2 * popcount(m & (a ^ w)) with m = both are not zero; 4 for two-bit x two-bit, the AND of all
+pairs of planes.
+
+Layouts: data [N, H, W, words * planes] uint32 (plane innermost, see bits.py); weights [OC/32, kh, kw, words,
+planes, 32] uint32, one stream that is read in order; codes out [N, OH, OW, words * planes]; int32 and float32
+out [N, OH, OW, OC up to 16].
+
+Tile: up to 14 pixels of one row x 32 channels, 28 accumulators of 16 int32 lanes; with 2 weight vectors and
+one for the product that makes 31 of the 32 registers, and each weight vector is loaded once per 14 uses.
+Data words are broadcast by the XOR itself. Where padding touches pixels of a tile, the tile gets code of
+its own that leaves these taps out; tiles with equal edges share a loop. One task is one output row of one
+block of 32 channels, blocks outermost: a block's weights (at most 18 KiB for 512 channels) stay in the
+first-level cache for all rows.
+
+Share of the roof: docs/results/cpu_binary_layers.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .....compiler.backend import Verdict
+from .bits import Code, Integers, words_of
+from .bits import pack as pack_bits
+
+if TYPE_CHECKING:
+    import tvm
+
+    from ..isa import Isa
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float32]
+Output = Code | Literal["int32", "float32", "table"]
+
+LANES = 32
+MAX_TAPS_PER_ROW = 16  # taps of a row are unrolled in tiles at the edges
+MAX_TABLE_BYTES = 1 << 20
+ALWAYS, NEVER = -(2**30), 2**30  # thresholds below and above every sum
+# What makes the channels beyond the last one 0 in every plane: how many thresholds they always reach.
+_REACHED_BY_SPARE = {Code.BINARY: 0, Code.TERNARY: 1, Code.INT2: 2, Code.UINT2: 0}
+
+
+@dataclass(frozen=True)
+class ConvBinarySpec:
+    """Static shape of one convolution; `pads` is (top, left, bottom, right)."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    data: Code = Code.BINARY
+    weight: Code = Code.BINARY
+    output: Output = Code.BINARY
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        extent = (self.kernel[0] - 1) * self.dilations[0] + 1
+        return (self.height + self.pads[0] + self.pads[2] - extent) // self.strides[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        extent = (self.kernel[1] - 1) * self.dilations[1] + 1
+        return (self.width + self.pads[1] + self.pads[3] - extent) // self.strides[1] + 1
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 32 output channels."""
+        return -(-self.out_channels // LANES)
+
+    @property
+    def stored_channels(self) -> int:
+        """Channels of an int32 or float32 output in memory: a multiple of 16."""
+        return -(-self.out_channels // 16) * 16
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the output in memory."""
+        last = self.stored_channels
+        if isinstance(self.output, Code):
+            last = words_of(self.out_channels) * self.output.planes
+        return self.batch, self.out_height, self.out_width, last
+
+    @property
+    def out_dtype(self) -> str:
+        """Type of the output in memory."""
+        if isinstance(self.output, Code):
+            return "uint32"
+        return "int32" if self.output == "int32" else "float32"
+
+    def tasks(self) -> int:
+        """Length of the parallel loop: rows of the output times blocks of channels."""
+        return self.blocks * self.batch * self.out_height
+
+    def macs(self) -> int:
+        """Multiply-accumulates of the layer, taps in the padding included."""
+        rows = self.batch * self.out_height * self.out_width
+        return rows * self.out_channels * self.channels * self.kernel[0] * self.kernel[1]
+
+    def popcounts(self) -> int:
+        """Popcounts of 32-bit lanes that the kernel really does."""
+        rows, columns = _inside(self, 0), _inside(self, 1)
+        words = rows * columns * words_of(self.channels) * self.products
+        return self.batch * words * self.blocks * LANES
+
+    @property
+    def products(self) -> int:
+        """Popcounts per pair of words: 1 for binary, 2 with ternary, 4 for two-bit values."""
+        if self.data is Code.BINARY and self.weight is Code.BINARY:
+            return 1
+        return 2 if _signed_bits(self.data) and _signed_bits(self.weight) else 4
+
+    @property
+    def reach(self) -> int:
+        """Bound of every |dot|."""
+        largest = [max(map(abs, code.values)) for code in (self.data, self.weight)]
+        return largest[0] * largest[1] * self.channels * self.kernel[0] * self.kernel[1]
+
+    def bytes(self) -> int:
+        """Bytes of data, weights and output, each counted once."""
+        words = self.batch * self.height * self.width * words_of(self.channels) * self.data.planes
+        taps = self.kernel[0] * self.kernel[1] * words_of(self.channels) * self.weight.planes
+        return 4 * (words + self.blocks * LANES * taps + int(np.prod(self.out_shape)))
+
+
+def _signed_bits(code: Code) -> bool:
+    return code in (Code.BINARY, Code.TERNARY)
+
+
+def _inside(spec: ConvBinarySpec, axis: int) -> int:
+    """Pairs (output position, tap) along an axis that read data, not padding."""
+    count = (spec.out_height, spec.out_width)[axis]
+    size = (spec.height, spec.width)[axis]
+    positions = np.arange(count)[:, None] * spec.strides[axis] - spec.pads[axis]
+    read = positions + np.arange(spec.kernel[axis])[None] * spec.dilations[axis]
+    return int(((read >= 0) & (read < size)).sum())
+
+
+def supports(spec: ConvBinarySpec, isa: Isa) -> Verdict:
+    """Say whether the kernel computes `spec`; any instruction set does (LLVM expands popcounts it lacks)."""
+    if min(spec.out_height, spec.out_width) < 1:
+        return Verdict.no(f"the output is empty: {spec.out_height} x {spec.out_width}")
+    if spec.kernel[1] > MAX_TAPS_PER_ROW:
+        return Verdict.no(f"kernel width {spec.kernel[1]}, at most {MAX_TAPS_PER_ROW}")
+    extents = [(k - 1) * d + 1 for k, d in zip(spec.kernel, spec.dilations, strict=True)]
+    if any(pad >= extents[i % 2] for i, pad in enumerate(spec.pads)):
+        return Verdict.no(f"pads {spec.pads} reach beyond the kernel {spec.kernel}")
+    if _signed_bits(spec.data) is not _signed_bits(spec.weight):
+        return Verdict.no(f"{spec.data.value} data with {spec.weight.value} weights; encode both in two bits")
+    if spec.reach * 2 >= NEVER:
+        return Verdict.no(f"sums reach {spec.reach}, at most {NEVER // 2}")
+    if spec.output == "table" and 4 * spec.out_channels * (2 * spec.reach + 1) > MAX_TABLE_BYTES:
+        return Verdict.no(f"a table of {2 * spec.reach + 1} results for {spec.out_channels} channels")
+    return Verdict.yes()
+
+
+def pack_weights(spec: ConvBinarySpec, weight: Integers) -> Array:
+    """Pack integer weights [OC, C, kh, kw] into the kernel's layout.
+
+    Raises:
+        ValueError: a weight does not exist in `spec.weight`.
+    """
+    words = pack_bits(np.moveaxis(weight, 1, -1), spec.weight)
+    spare = spec.blocks * LANES - spec.out_channels
+    words = np.pad(words, [(0, spare)] + [(0, 0)] * 4)
+    split = words.reshape(spec.blocks, LANES, *words.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(split, 1, -1))
+
+
+def pack_thresholds(output: Code, thresholds: Integers) -> npt.NDArray[np.int32]:
+    """Lay out thresholds [OC, levels - 1], ascending per channel, as [levels - 1, OC up to 32] int32."""
+    channels, levels = thresholds.shape
+    assert levels == output.thresholds, f"{output.value} has {output.thresholds} thresholds, got {levels}"
+    assert (np.diff(thresholds, axis=1) >= 0).all(), "thresholds ascend"
+    laid = np.full((levels, words_of(channels) * LANES), NEVER, np.int32)
+    laid[: _REACHED_BY_SPARE[output]] = ALWAYS
+    laid[:, :channels] = np.clip(thresholds, ALWAYS, NEVER).T
+    return laid
+
+
+def pack(
+    spec: ConvBinarySpec,
+    weight: Integers,
+    *,
+    thresholds: Integers | None = None,
+    scale: Floats | None = None,
+    offset: Floats | None = None,
+    table: Floats | None = None,
+) -> list[Array]:
+    """Return the constants in the kernel's layout and order.
+
+    Args:
+        spec: the layer.
+        weight: integers [OC, C, kh, kw].
+        thresholds: [OC, levels - 1], ascending, for codes as output.
+        scale: [OC] float32, for float32 output.
+        offset: [OC] float32, for float32 output.
+        table: [OC, 2 * spec.reach + 1] float32, for the output "table".
+
+    Raises:
+        ValueError: a weight does not exist in `spec.weight`.
+    """
+    packed = [pack_weights(spec, weight)]
+    if isinstance(spec.output, Code):
+        assert thresholds is not None, "codes need thresholds"
+        return [*packed, pack_thresholds(spec.output, thresholds)]
+    if spec.output == "float32":
+        assert scale is not None, "float32 output needs a scale"
+        assert offset is not None, "float32 output needs an offset"
+        spare = (0, spec.blocks * LANES - spec.out_channels)
+        return [*packed, *(np.pad(np.asarray(values, np.float32), spare) for values in (scale, offset))]
+    if spec.output == "table":
+        assert table is not None, "a table is missing"
+        assert table.shape == table_shape(spec), f"table of {table.shape}, need {table_shape(spec)}"
+        return [*packed, np.ascontiguousarray(table, np.float32)]
+    return packed
+
+
+def table_shape(spec: ConvBinarySpec) -> tuple[int, int]:
+    """Shape of the constant of the output "table"."""
+    return spec.out_channels, 2 * spec.reach + 1
+
+
+def build(spec: ConvBinarySpec, isa: Isa) -> tvm.IRModule:
+    """Write the kernel; `isa` decides nothing here, LLVM splits the vectors as the target needs."""
+    from .conv_binary_tir import Writer
+
+    verdict = supports(spec, isa)
+    assert verdict.ok, verdict.reason
+    return Writer(spec).module()
