@@ -1,0 +1,405 @@
+"""Reads an `ir.Model` into layers: one rule per operator, a reason for everything that no rule takes.
+
+What has quantizers around it as docs/semantics.md describes becomes integer layers; everything else is read
+in float, with weights dequantized here. One deviation, of a step at ties: a quantized MatMul whose bias is a
+separate Add is computed like a Gemm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_user
+from ....compiler.ops.constants import constant_expression
+from . import layers as L
+from .quantized import array_of, bias_steps, quant_of, weights_of
+from .reader import Reader, Refused, Rule, Tail, clip_of, clipped, covers, quantized_tail, shape_of
+from .windows import window_of
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A whole model in layers.
+
+    Attributes:
+        layers: in an order in which they can run.
+        inputs, outputs: tensors of the graph's ports, in order. A port's shape is the ONNX one.
+        refused: nodes that no rule took; when there are any, the layers are incomplete.
+    """
+
+    layers: tuple[L.Layer, ...]
+    inputs: tuple[L.Tensor, ...]
+    outputs: tuple[L.Tensor, ...]
+    refused: tuple[tuple[ir.Node, str], ...]
+
+
+def read(model: ir.Model) -> Reading:
+    """Read a model with fixed shapes; never raises for an operator, see `Reading.refused`."""
+    reader = Reader(model, RULES)
+    for node in model.graph:
+        reader.visit(node)
+    outputs = () if reader.refused else tuple(reader.output(value) for value in model.graph.outputs)
+    inputs = tuple(reader.tensors[value] for value in model.graph.inputs)
+    return Reading(tuple(reader.layers), inputs, outputs, tuple(reader.refused))
+
+
+# --- convolution and matrix products ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """What Conv, Gemm and MatMul have in common: `out = W x + bias` over a window.
+
+    Attributes:
+        axis: output-channel axis of the weights as ONNX has them.
+        to_conv: brings them to [M, C / group, kh, kw].
+        last: the node that gives the float result (the Add behind a MatMul).
+    """
+
+    node: ir.Node
+    axis: int
+    bias: ir.Value | None
+    last: ir.Node
+    window: L.Window
+    group: int = 1
+    transposed: bool = False
+
+    def to_conv(self, weight: np.ndarray) -> np.ndarray:
+        """Return weights as [M, C / group, kh, kw], contiguous."""
+        if weight.ndim == 2:
+            weight = (weight.T if self.transposed else weight)[:, :, None, None]
+        return np.ascontiguousarray(weight)
+
+
+def _conv(reader: Reader, node: ir.Node) -> None:
+    size, kernel = shape_of(_input(node, 0), node)[2:], shape_of(_input(node, 1), node)[2:]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    group = int_attribute(node, "group", 1)
+    _product(reader, _Product(node, 0, bias, node, window_of(node, kernel, size), group))
+
+
+def _gemm(reader: Reader, node: ir.Node) -> None:
+    factors = [attribute(node, name, 1.0) for name in ("alpha", "beta")]
+    if factors != [1.0, 1.0] or int_attribute(node, "transA", 0):
+        raise Refused(node, f"alpha, beta {factors} and transA; the kernels have 1, 1 and no transA")
+    transposed = not int_attribute(node, "transB", 0)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    _product(reader, _Product(node, int(transposed), bias, node, L.Window((1, 1)), transposed=transposed))
+
+
+def _matmul(reader: Reader, node: ir.Node) -> None:
+    shapes = [shape_of(_input(node, i), node) for i in (0, 1)]
+    if [len(shape) for shape in shapes] != [2, 2] or not reader.is_constant(node.inputs[1]):
+        raise Refused(node, f"operands of shapes {shapes}; needs a matrix and a constant matrix")
+    add, bias = only_user(node.outputs[0]), None
+    if add is not None and add.op_type == "Add":
+        other = [value for value in add.inputs if value is not node.outputs[0]]
+        array = array_of(other[0]) if other and reader.is_constant(other[0]) else None
+        if array is not None and array.size == array.shape[-1] in (1, shapes[1][1]):
+            bias = other[0]
+    last = node if bias is None or add is None else add
+    _product(reader, _Product(node, 1, bias, last, L.Window((1, 1)), transposed=True))
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None, f"{node.op_type} without input {index}"
+    return value
+
+
+def _product(reader: Reader, product: _Product) -> None:
+    if product.last is not product.node:
+        reader.take(product.last)
+    layer, tail = _integer(reader, product) or _float(reader, product)
+    reader.take(*tail.nodes)
+    reader.emit(layer, tail.value)
+
+
+def _nodes(product: _Product, tail: Tail) -> tuple[str, ...]:
+    extra = () if product.last is product.node else (product.last,)
+    return covers(product.node, *extra, *tail.nodes)
+
+
+def _integer(reader: Reader, product: _Product) -> tuple[L.Layer, Tail] | None:
+    """Return the quantized layer, or None where the reference computes in float."""
+    x = reader.quantized(product.node.inputs[0])
+    tail = quantized_tail(product.last.outputs[0])
+    weights = weights_of(product.node.inputs[1], product.axis)
+    if x is None or x.quant is None or tail is None or tail.quant is None or isinstance(weights, str):
+        return None
+    weight = product.to_conv(weights.q)
+    unit = np.asarray(np.float32(x.quant.scale) * weights.scale, np.float32)
+    bias = bias_steps(product.bias, unit, weight.shape[0])
+    if isinstance(bias, str):
+        return None
+    factor = np.ascontiguousarray(np.broadcast_to(unit / np.float32(tail.quant.scale), weight.shape[:1]))
+    low, high = tail.limits
+    output = _tensor(tail.value, product.node, tail.quant)
+    return L.IntLayer(
+        (x,), output, _nodes(product, tail), weight, bias, factor, product.window, product.group, low, high
+    ), tail
+
+
+def _float(reader: Reader, product: _Product) -> tuple[L.Layer, Tail]:
+    node = product.node
+    x, tail = reader.real(node.inputs[0], node), clipped(product.last.outputs[0])
+    weight, bias = array_of(node.inputs[1]), array_of(product.bias)
+    if weight is None or weight.dtype != np.float32:
+        raise Refused(node, "needs constant float32 weights")
+    if product.bias is not None and bias is None:
+        raise Refused(node, "the bias is not constant")
+    channels = product.to_conv(weight).shape[0]
+    spread = np.zeros(channels) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,))
+    return L.FloatLayer(
+        (x,), _tensor(tail.value, node), _nodes(product, tail), product.to_conv(weight),
+        np.ascontiguousarray(spread, np.float32), product.window, product.group, tail.low, tail.high,
+    ), tail  # fmt: skip
+
+
+def _tensor(value: ir.Value, node: ir.Node, quant: L.Quant | None = None) -> L.Tensor:
+    return L.Tensor(value.name or "", shape_of(value, node), quant)
+
+
+# --- pooling ----------------------------------------------------------------------------------------
+
+
+def _pool(reader: Reader, node: ir.Node) -> None:
+    kind = "max" if "Max" in node.op_type else "average"
+    shape = shape_of(_input(node, 0), node)
+    if len(shape) != 4 or len(node.outputs) > 1:
+        raise Refused(node, f"input of shape {shape} with {len(node.outputs)} outputs; needs one image")
+    size = shape[2:]
+    spread = "Global" in node.op_type or node.op_type == "ReduceMean"
+    window = (
+        L.Window((size[0], size[1]))
+        if spread
+        else window_of(node, ints_attribute(node, "kernel_shape"), size)
+    )
+    _emit_pool(reader, node, kind, window)
+
+
+def _emit_pool(reader: Reader, node: ir.Node, kind: str, window: L.Window) -> None:
+    count_pads = bool(int_attribute(node, "count_include_pad", 0))
+    x, tail = reader.quantized(node.inputs[0]), quantized_tail(node.outputs[0])
+    if x is None or tail is None or (kind == "max" and tail.quant != x.quant) or _clips(tail):
+        x, tail = reader.real(node.inputs[0], node), Tail(node.outputs[0])
+    reader.take(*tail.nodes)
+    output = _tensor(tail.value, node, tail.quant)
+    reader.emit(L.Pool((x,), output, covers(node, *tail.nodes), kind, window, count_pads), tail.value)
+
+
+def _clips(tail: Tail) -> bool:
+    return tail.low != -np.inf or tail.high != np.inf
+
+
+def _reduce_mean(reader: Reader, node: ir.Node) -> None:
+    axes = constant_expression(node.inputs[1]) if len(node.inputs) > 1 else None
+    given = ints_attribute(node, "axes") if axes is None else tuple(int(a) for a in axes.reshape(-1))
+    rank = len(shape_of(_input(node, 0), node))
+    if rank != 4 or {axis % rank for axis in given} != {2, 3}:
+        raise Refused(node, f"mean over axes {given}; needs height and width of an image")
+    _pool(reader, node)
+
+
+# --- elementwise ------------------------------------------------------------------------------------
+
+
+def _add(reader: Reader, node: ir.Node) -> None:
+    constants = [value for value in node.inputs if reader.is_constant(value)]
+    if constants:
+        return _affine(reader, node)
+    shapes = {shape_of(_input(node, i), node) for i in range(len(node.inputs))}
+    if len(shapes) != 1 or len(node.inputs) != 2:
+        raise Refused(node, f"operands of shapes {sorted(shapes)}; needs two of one shape")
+    pair = [reader.quantized(value) for value in node.inputs]
+    tail = quantized_tail(node.outputs[0])
+    if tail is None or pair[0] is None or pair[1] is None:
+        tail = clipped(node.outputs[0])
+        pair = [reader.real(value, node) for value in node.inputs]
+    reader.take(*tail.nodes)
+    output = _tensor(tail.value, node, tail.quant)
+    operands = tuple(x for x in pair if x is not None)
+    reader.emit(L.Add(operands, output, covers(node, *tail.nodes), tail.low, tail.high), tail.value)
+    return None
+
+
+def _affine(reader: Reader, node: ir.Node) -> None:
+    """Read Mul, Add, Sub or Div with a constant per channel."""
+    first_is_data = not reader.is_constant(node.inputs[0])
+    data, other = _input(node, 0 if first_is_data else 1), _input(node, 1 if first_is_data else 0)
+    array, shape = array_of(other), shape_of(data, node)
+    if array is None or array.dtype != np.float32 or not reader.is_constant(other):
+        raise Refused(node, "needs one operand that is a constant of float32")
+    per_channel = _per_channel(array, shape)
+    if per_channel is None or (node.op_type == "Div" or (node.op_type == "Sub" and not first_is_data)):
+        raise Refused(node, f"a constant of shape {array.shape} on {shape}; needs one number per channel")
+    one, zero = np.ones(shape[1], np.float32), np.zeros(shape[1], np.float32)
+    scale, shift = {
+        "Mul": (per_channel, zero), "Add": (one, per_channel), "Sub": (one, -per_channel)
+    }[node.op_type]  # fmt: skip
+    _emit_affine(reader, node, data, scale, shift)
+
+
+def _per_channel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    if array.size == 1:
+        return np.full(shape[1], array.reshape(()), np.float32)
+    full = (1,) * (len(shape) - array.ndim) + array.shape
+    if len(full) != len(shape) or array.size != shape[1] or full[1] != shape[1]:
+        return None
+    return np.ascontiguousarray(array.reshape(-1), np.float32)
+
+
+def _emit_affine(reader: Reader, node: ir.Node, data: ir.Value, scale: np.ndarray, shift: np.ndarray) -> None:
+    x, tail = reader.real(data, node), clipped(node.outputs[0])
+    reader.take(*tail.nodes)
+    output = _tensor(tail.value, node)
+    reader.emit(
+        L.Affine((x,), output, covers(node, *tail.nodes), scale, shift, tail.low, tail.high), tail.value
+    )
+
+
+def _batchnorm(reader: Reader, node: ir.Node) -> None:
+    arrays = [array_of(value) for value in node.inputs[1:5]]
+    if any(array is None for array in arrays) or len(node.outputs) > 1:
+        raise Refused(node, "needs constant statistics and one output")
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    scale = gamma / np.sqrt(variance + epsilon)
+    shift = beta - mean * scale
+    _emit_affine(reader, node, _input(node, 0), scale.astype(np.float32), shift.astype(np.float32))
+
+
+def _clip(reader: Reader, node: ir.Node) -> None:
+    limits = clip_of(node)
+    if limits is None:
+        raise Refused(node, "the limits are not constant")
+    x = reader.real(node.inputs[0], node)
+    reader.emit(L.Clip((x,), _tensor(node.outputs[0], node), covers(node), *limits), node.outputs[0])
+
+
+# --- everything else --------------------------------------------------------------------------------
+
+
+def _concat(reader: Reader, node: ir.Node) -> None:
+    rank = len(shape_of(node.outputs[0], node))
+    if int_attribute(node, "axis", 1) % rank != 1 or any(reader.is_constant(v) for v in node.inputs):
+        raise Refused(node, "joins another axis than the channels, or constants")
+    parts, tail = [reader.quantized(value) for value in node.inputs], quantized_tail(node.outputs[0])
+    same = (
+        tail is not None and not _clips(tail) and all(p is not None and p.quant == tail.quant for p in parts)
+    )
+    if tail is None or not same:
+        tail = Tail(node.outputs[0])
+        parts = [reader.real(value, node) for value in node.inputs]
+    reader.take(*tail.nodes)
+    output = _tensor(tail.value, node, tail.quant)
+    reader.emit(L.Concat(tuple(p for p in parts if p), output, covers(node, *tail.nodes)), tail.value)
+
+
+def _softmax(reader: Reader, node: ir.Node) -> None:
+    shape = shape_of(node.outputs[0], node)
+    axis = int_attribute(node, "axis", -1) % len(shape)
+    if axis != 1 or any(size != 1 for size in shape[2:]):
+        raise Refused(node, f"softmax over axis {axis} of {shape}; needs the channels of a vector")
+    x = reader.real(node.inputs[0], node)
+    reader.emit(L.Softmax((x,), _tensor(node.outputs[0], node), covers(node)), node.outputs[0])
+
+
+def _lrn(reader: Reader, node: ir.Node) -> None:
+    x = reader.real(node.inputs[0], node)
+    numbers = {
+        name: node.attributes[name].as_float()
+        for name in ("alpha", "beta", "bias")
+        if name in node.attributes
+    }
+    alpha, beta, bias = numbers.get("alpha", 1e-4), numbers.get("beta", 0.75), numbers.get("bias", 1.0)
+    output = _tensor(node.outputs[0], node)
+    size = int_attribute(node, "size", 1)
+    reader.emit(L.Lrn((x,), output, covers(node), size, alpha, beta, bias), node.outputs[0])
+
+
+def _any_tensor(reader: Reader, node: ir.Node) -> tuple[L.Tensor, Tail]:
+    """Return what an operator that only moves data reads and ends with, quantized where both ends agree."""
+    value = _input(node, 0)
+    tensor = reader.tensors.get(value)
+    if tensor is not None and tensor.quant is not None:
+        return tensor, Tail(node.outputs[0], quant=tensor.quant)
+    x, tail = reader.quantized(value), quantized_tail(node.outputs[0])
+    if x is not None and tail is not None and tail.quant == x.quant and not _clips(tail):
+        return x, tail
+    return reader.real(value, node), Tail(node.outputs[0])
+
+
+def _reshape(reader: Reader, node: ir.Node) -> None:
+    x, tail = _any_tensor(reader, node)
+    reader.take(*tail.nodes)
+    output = _tensor(tail.value, node, tail.quant)
+    reader.emit(L.Reshape((x,), output, covers(node, *tail.nodes)), tail.value)
+
+
+def _transpose(reader: Reader, node: ir.Node) -> None:
+    x, tail = _any_tensor(reader, node)
+    reader.take(*tail.nodes)
+    perm = ints_attribute(node, "perm", tuple(reversed(range(len(x.shape)))))
+    reader.emit(
+        L.Transpose((x,), _tensor(tail.value, node, tail.quant), covers(node, *tail.nodes), perm), tail.value
+    )
+
+
+def _quantize(reader: Reader, node: ir.Node) -> None:
+    tail = quantized_tail(_input(node, 0)) if only_user(_input(node, 0)) is node else None
+    quant = tail.quant if tail is not None else _own_quant(node)
+    x = reader.quantized(node.inputs[0]) or reader.real(node.inputs[0], node)
+    reader.emit(L.Convert((x,), _tensor(node.outputs[0], node, quant), covers(node)), node.outputs[0])
+
+
+def _own_quant(node: ir.Node) -> L.Quant:
+    quant = quant_of(node, node.outputs[0].dtype)
+    if isinstance(quant, str):
+        raise Refused(node, quant)
+    return quant
+
+
+def _dequantize(reader: Reader, node: ir.Node) -> None:
+    """Check the parameters; layers read what stands before it, or `Reader.real` converts."""
+    if reader.quantized(node.outputs[0]) is None:
+        dtype = None if node.inputs[0] is None else node.inputs[0].dtype
+        reason = quant_of(node, dtype)
+        raise Refused(node, reason if isinstance(reason, str) else "its input is not a known tensor")
+    if node.outputs[0].is_graph_output():
+        reader.real(node.outputs[0], node)
+
+
+RULES: Mapping[str, Rule] = {
+    "Add": _add,
+    "AveragePool": _pool,
+    "BatchNormalization": _batchnorm,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Conv": _conv,
+    "DequantizeLinear": _dequantize,
+    "Dropout": _reshape,
+    "Flatten": _reshape,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _pool,
+    "GlobalMaxPool": _pool,
+    "Identity": _reshape,
+    "LRN": _lrn,
+    "MatMul": _matmul,
+    "MaxPool": _pool,
+    "Mul": _affine,
+    "QuantizeLinear": _quantize,
+    "ReduceMean": _reduce_mean,
+    "Relu": _clip,
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+    "Squeeze": _reshape,
+    "Sub": _affine,
+    "Sum": _add,
+    "Transpose": _transpose,
+    "Unsqueeze": _reshape,
+}
