@@ -1,0 +1,278 @@
+"""Writes the TIR of a quantized convolution; `conv_int8.py` says what it computes. Needs TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer, Stmt, Var
+
+from .add_int8_emit import added
+from .conv_int8 import ConvInt8Spec
+from .emit import allocate, parameter, register
+from .int8_emit import (
+    LANES,
+    bind,
+    dot,
+    fill,
+    i64,
+    loop,
+    put,
+    quad,
+    rounded,
+    sequence,
+    smaller,
+    tasks,
+    to_bytes,
+    to_bytes64,
+    vector,
+)
+from .int8_tiles import Image
+
+if TYPE_CHECKING:
+    import tvm
+
+    from ..isa import Isa
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What every part of the kernel needs."""
+
+    spec: ConvInt8Spec
+    isa: Isa
+    x: Buffer
+    residual: Buffer | None
+    weights: Buffer
+    bias: Buffer
+    factor: Buffer
+    y: Buffer
+    sums: Sequence[Buffer]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One register tile: image, first pixel, first vector of channels, number of vectors."""
+
+    n: Expr
+    row: Expr
+    column: Expr
+    channel: Expr
+    vectors: int
+
+
+def build_conv(spec: ConvInt8Spec, isa: Isa) -> tvm.IRModule:
+    """Return the module whose `main` computes `spec`."""
+    from .emit import module
+
+    view, lanes = spec.view, spec.vectors * LANES
+    x, y = parameter("x", "uint8", [spec.x.bytes]), parameter("y", "uint8", [spec.y.bytes])
+    residual = parameter("residual", "uint8", [spec.residual.bytes]) if spec.residual else None
+    weights = parameter("weights", "int8", [lanes * spec.steps * 4])
+    bias, factor = parameter("bias", "int32", [lanes]), parameter("factor", "float32", [lanes])
+    tile = spec.tile
+    most = min(tile.vectors, spec.vectors)
+    sums = [register(f"sum{i}", "int32", LANES) for i in range(tile.pixels * most)]
+    frame = _Frame(view, isa, x, residual, weights, bias, factor, y, sums)
+    parameters = [x, *([residual] if residual else []), weights, bias, factor, y]
+
+    def body(begin: Var, end: Var) -> list[Stmt]:
+        return [*allocate(sums), tasks(begin, end, lambda task: _task(frame, task))]
+
+    return module(parameters, body)
+
+
+def _task(frame: _Frame, task: Var) -> list[Stmt]:
+    """Return one row of tiles; the group of channels is fixed by the task where channels are outer."""
+    spec, tile = frame.spec, frame.spec.tile
+    per_image = -(-spec.y.height // tile.rows)
+    rows = i64(spec.y.batch * per_image)
+    in_group, first = bind("in_group", tirx.floormod(task, rows) if spec.channels_outer else task)
+    n, second = bind("n", tirx.floordiv(in_group, i64(per_image)))
+    block = tirx.floormod(in_group, i64(per_image))
+    row, third = bind("row", smaller(block * i64(tile.rows), spec.y.height - tile.rows))
+    setup: list[Stmt] = [first, second, third]
+    zero = spec.add.zeros[2] if spec.add else spec.zero
+    edges = border(frame.y, spec.y, n, row, tile.rows, zero)
+    if not spec.channels_outer:
+        return [*setup, *edges, *_channels(frame, n, row)]
+    group = tirx.floordiv(task, rows)
+    once = [tirx.IfThenElse(tirx.EQ(group, i64(0)), sequence(edges), None)] if edges else []
+    return [*setup, *once, _one_group(frame, n, row, group)]
+
+
+def _one_group(frame: _Frame, n: Expr, row: Expr, group: Expr) -> Stmt:
+    """Return the columns of one group of channels; the last group may be smaller."""
+    spec, nv = frame.spec, frame.spec.tile.vectors
+    whole, rest = divmod(spec.vectors, nv)
+    full = sequence(_columns(frame, n, row, group * i64(nv), nv))
+    if not rest:
+        return full
+    last = sequence(_columns(frame, n, row, i64(whole * nv), rest))
+    return tirx.IfThenElse(tirx.LT(group, i64(whole)), full, last)
+
+
+def _channels(frame: _Frame, n: Expr, row: Expr) -> list[Stmt]:
+    spec, nv = frame.spec, frame.spec.tile.vectors
+    whole, rest = divmod(spec.vectors, nv)
+    parts: list[Stmt] = []
+    if whole:
+        parts.append(loop("group", whole, lambda g: _columns(frame, n, row, g * i64(nv), nv)))
+    if rest:
+        parts += _columns(frame, n, row, i64(whole * nv), rest)
+    return parts
+
+
+def _columns(frame: _Frame, n: Expr, row: Expr, channel: Expr, vectors: int) -> list[Stmt]:
+    width, columns = frame.spec.y.width, frame.spec.tile.columns
+
+    def body(block: Var) -> list[Stmt]:
+        column, first = bind("column", smaller(block * i64(columns), width - columns))
+        return [first, *_tile(frame, _Place(n, row, column, channel, vectors))]
+
+    return [loop("columns", -(-width // columns), body)]
+
+
+def _tile(frame: _Frame, place: _Place) -> list[Stmt]:
+    spec, tile, nv = frame.spec, frame.spec.tile, place.vectors
+    spots = [(r, c) for r in range(tile.rows) for c in range(tile.columns)]
+    start: list[Stmt] = []
+    for v in range(nv):
+        value, statement = bind(f"bias{v}", vector(frame.bias, (place.channel + i64(v)) * i64(LANES)))
+        start += [statement, *(put(frame.sums[p * nv + v], value, 0) for p in range(tile.pixels))]
+    sy, sx = spec.strides
+    first = _corner(spec, place)
+    offsets = [r * sy * spec.x.row + c * sx * spec.x.pitch for r, c in spots]
+    base, statement = bind("base", first)
+    return [*start, statement, *_reduce(frame, place, base, offsets), *_finish(frame, place, spots)]
+
+
+def _corner(spec: ConvInt8Spec, place: _Place) -> Expr:
+    """Return the offset of the window's first byte for the tile's first pixel."""
+    x, (sy, sx) = spec.x, spec.strides
+    fixed = x.origin - spec.pads[0] * x.row - spec.pads[1] * x.pitch
+    moved = place.row * i64(sy * x.row) + place.column * i64(sx * x.pitch)
+    return place.n * i64(x.plane) + moved + i64(fixed)
+
+
+def _reduce(frame: _Frame, place: _Place, base: Expr, offsets: Sequence[int]) -> list[Stmt]:
+    """Return the loops over the window and the channels."""
+    spec = frame.spec
+    rows, runs, steps = spec.runs
+    down, right = spec.dilations[0] * spec.x.row, spec.dilations[1] * spec.x.pitch
+
+    def step(r: Var, s: Var, k: Var) -> list[Stmt]:
+        at, first = bind("at", base + r * i64(down) + s * i64(right) + k * i64(4))
+        index = (r * i64(runs) + s) * i64(steps) + k
+        return [first, *_dots(frame, place, at, index, offsets)]
+
+    def over(r: Var) -> list[Stmt]:
+        return [loop("s", runs, lambda s: [loop("k", steps, lambda k: step(r, s, k))])]
+
+    return [loop("r", rows, over)]
+
+
+def _dots(frame: _Frame, place: _Place, at: Expr, index: Expr, offsets: Sequence[int]) -> list[Stmt]:
+    """Return one step: load weights once, broadcast four bytes of every pixel."""
+    nv, total = place.vectors, frame.spec.steps
+    body: list[Stmt] = []
+    weights = []
+    for v in range(nv):
+        where = ((place.channel + i64(v)) * i64(total) + index) * i64(64)
+        name, statement = bind(f"weight{v}", vector(frame.weights, where, 64))
+        weights.append(name)
+        body.append(statement)
+    for p, offset in enumerate(offsets):
+        name, statement = bind(f"pixel{p}", quad(frame.x, at + i64(offset)))
+        body.append(statement)
+        for v in range(nv):
+            held = frame.sums[p * nv + v]
+            body.append(put(held, dot(frame.isa, vector(held, 0), name, weights[v]), 0))
+    return body
+
+
+def _finish(frame: _Frame, place: _Place, spots: Sequence[tuple[int, int]]) -> list[Stmt]:
+    """Return requantization and stores of all pixels of the tile."""
+    spec, nv = frame.spec, place.vectors
+    body: list[Stmt] = []
+    factors = []
+    for v in range(nv):
+        name, statement = bind(f"factor{v}", vector(frame.factor, (place.channel + i64(v)) * i64(LANES)))
+        factors.append(name)
+        body.append(statement)
+    out, first = bind("out", _pixel(spec.y, place))
+    body.append(first)
+    second = None
+    if spec.residual:
+        second, statement = bind("other", _pixel(spec.residual, place))
+        body.append(statement)
+    for p, (r, c) in enumerate(spots):
+        steps = [
+            rounded(frame.isa, tirx.Cast("float32x16", vector(frame.sums[p * nv + v], 0)) * factors[v])
+            for v in range(nv)
+        ]
+        to = out + i64(r * spec.y.row + c * spec.y.pitch)
+        if second is not None and spec.residual:
+            from_ = second + i64(r * spec.residual.row + c * spec.residual.pitch)
+            body += _store_sum(frame, steps, to, from_)
+        else:
+            body += store(frame.isa, frame.y, steps, to, (spec.zero, spec.low, spec.high))
+    return body
+
+
+def _pixel(i: Image, place: _Place) -> Expr:
+    """Return the offset of the tile's first pixel and channel in an image."""
+    at = place.n * i64(i.plane) + place.row * i64(i.row) + place.column * i64(i.pitch)
+    return at + place.channel * i64(LANES) + i64(i.origin)
+
+
+def store(isa: Isa, y: Buffer, steps: Sequence[Expr], to: Expr, limits: tuple[int, int, int]) -> list[Stmt]:
+    """Return the stores of one pixel's vectors, four at a time where there are four."""
+    whole = len(steps) // 4 * 4
+    body = [
+        put(y, to_bytes64(isa, steps[v : v + 4], *limits), to + i64(v * LANES), 64)
+        for v in range(0, whole, 4)
+    ]
+    rest = range(whole, len(steps))
+    return body + [put(y, to_bytes(steps[v], *limits), to + i64(v * LANES)) for v in rest]
+
+
+def _store_sum(frame: _Frame, steps: Sequence[Expr], to: Expr, other: Expr) -> list[Stmt]:
+    """Return the stores of one pixel added to the residual: bytes first, as the model says."""
+    spec = frame.spec
+    assert frame.residual is not None and spec.add is not None, "a residual without its image or formula"
+    body: list[Stmt] = []
+    for v in range(len(steps)):
+        held, keep = bind("own", steps[v])
+        low, high = (
+            tirx.Broadcast(tirx.IntImm("int32", i), LANES)
+            for i in (spec.low - spec.zero, spec.high - spec.zero)
+        )
+        byte = tirx.Min(tirx.Max(held, low), high) + tirx.Broadcast(tirx.IntImm("int32", spec.zero), LANES)
+        second = tirx.Cast("int32x16", vector(frame.residual, other + i64(v * LANES)))
+        result = to_bytes(
+            added(frame.isa, spec.add, byte, second), spec.add.zeros[2], spec.add.low, spec.add.high
+        )
+        body += [keep, put(frame.y, result, to + i64(v * LANES))]
+    return body
+
+
+def border(y: Buffer, i: Image, n: Expr, row: Expr, rows: int, zero: int) -> list[Stmt]:
+    """Return statements that fill the border beside `rows` rows, and above or below with the first or last."""
+    top, left, bottom, right = i.border
+    start = n * i64(i.plane)
+    body: list[Stmt] = []
+    for r in range(rows):
+        begin = start + (row + i64(r + top)) * i64(i.row)
+        body += fill(y, "left", begin, left * i.pitch, zero)
+        body += fill(y, "right", begin + i64((left + i.width) * i.pitch), right * i.pitch, zero)
+    above = fill(y, "above", start, top * i.row, zero)
+    below = fill(y, "below", start + i64((top + i.height) * i.row), bottom * i.row, zero)
+    if above:
+        body.append(tirx.IfThenElse(tirx.EQ(row, i64(0)), sequence(above), None))
+    if below:
+        body.append(tirx.IfThenElse(tirx.EQ(row, i64(i.height - rows)), sequence(below), None))
+    return body

@@ -1,0 +1,168 @@
+"""What the int8 kernels share when they write TIR: dot products, requantization, borders, tiles of pixels.
+
+The dot instruction takes four bytes of activations (uint8, the same for all lanes) and four bytes of weights
+(int8) per lane of 16 int32 accumulators. TVM's own `VNNI_DOT_16x4_INTRIN` hands LLVM 22 operands of type
+<16 x i32>, which its verifier refuses; here they are reinterpreted as <64 x i8>. Without VNNI the same layout
+is multiplied lane by lane in int32, which is exact everywhere.
+
+Indices are 64-bit: with 32 bits LLVM sign-extends every address on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.tirx import Buffer, Stmt, Var
+
+from .emit import llvm
+from .int8_tiles import interleaved
+
+if TYPE_CHECKING:
+    from ..isa import Isa
+
+LANES = 16
+QUAD = 4
+SAFE_STEPS = float(2**30)
+Index = Expr | int
+Body = Callable[[Var], Sequence[Stmt]]
+
+
+def i64(value: Index) -> Expr:
+    """Return a 64-bit index."""
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value
+
+
+def f32(value: float, lanes: int = LANES) -> Expr:
+    """Return a float32 constant in every lane."""
+    return tirx.Broadcast(tirx.FloatImm("float32", value), lanes)
+
+
+def i32(value: int, lanes: int = LANES) -> Expr:
+    """Return an int32 constant in every lane."""
+    return tirx.Broadcast(tirx.IntImm("int32", value), lanes)
+
+
+def u8(value: int, lanes: int = LANES) -> Expr:
+    """Return a uint8 constant in every lane."""
+    return tirx.Broadcast(tirx.IntImm("uint8", value), lanes)
+
+
+def vector(buffer: Buffer, at: Index, lanes: int = LANES) -> Expr:
+    """Return `lanes` elements of a flat buffer."""
+    return tirx.BufferLoad(buffer, [tirx.Ramp(i64(at), i64(1), lanes)])
+
+
+def put(buffer: Buffer, value: Expr, at: Index, lanes: int = LANES) -> Stmt:
+    """Return the statement that stores `lanes` elements in a flat buffer."""
+    return tirx.BufferStore(buffer, value, [tirx.Ramp(i64(at), i64(1), lanes)])
+
+
+def flat(statements: Sequence[Stmt]) -> list[Stmt]:
+    """Return the statements with sequences among them dissolved; TVM wants none inside a sequence."""
+    found: list[Stmt] = []
+    for statement in statements:
+        found += flat(list(statement.seq)) if isinstance(statement, tirx.SeqStmt) else [statement]
+    return found
+
+
+def sequence(statements: Sequence[Stmt]) -> Stmt:
+    """Return one statement."""
+    every = flat(statements)
+    return every[0] if len(every) == 1 else tirx.SeqStmt(every)
+
+
+def loop(name: str, extent: Index, body: Body, begin: Index = 0) -> Stmt:
+    """Return a loop with a 64-bit counter; one turn becomes the body itself."""
+    variable = Var(name, "int64")
+    inner = sequence(body(variable))
+    if extent == 1 and isinstance(begin, int):
+        return sequence([tirx.Bind(variable, i64(begin)), inner])
+    return tirx.For(variable, i64(begin), i64(extent), tirx.ForKind.SERIAL, inner)
+
+
+def tasks(begin: Var, end: Var, body: Body) -> Stmt:
+    """Return the outermost loop over `begin <= task < end`."""
+    first = tirx.Cast("int64", begin)
+    return loop("task", tirx.Cast("int64", end) - first, body, first)
+
+
+def bind(name: str, value: Expr) -> tuple[Var, Stmt]:
+    """Return a name for `value` and the statement that computes it once."""
+    variable = Var(name, value.ty)
+    return variable, tirx.Bind(variable, value)
+
+
+def smaller(left: Index, right: Index) -> Expr:
+    """Return the minimum of two indices."""
+    return tirx.Min(i64(left), i64(right))
+
+
+def larger(left: Index, right: Index) -> Expr:
+    """Return the maximum of two indices."""
+    return tirx.Max(i64(left), i64(right))
+
+
+def quad(buffer: Buffer, at: Index) -> Expr:
+    """Return four bytes from `at` on as one int32."""
+    return tirx.reinterpret("int32", vector(buffer, at, QUAD))
+
+
+def dot(isa: Isa, sums: Expr, bytes4: Expr, weights: Expr) -> Expr:
+    """Return `sums[l] + sum_q bytes4[q] * weights[l, q]`, 16 lanes, exact modulo 2^32.
+
+    `bytes4`: four uint8, the same for all lanes, as one int32. `weights`: int8x64.
+    """
+    return dot_lanes(isa, sums, tirx.reinterpret("uint8x64", tirx.Broadcast(bytes4, LANES)), weights)
+
+
+def dot_lanes(isa: Isa, sums: Expr, data: Expr, weights: Expr) -> Expr:
+    """Return `sums[l] + sum_q data[l, q] * weights[l, q]`; `data` uint8x64, `weights` int8x64."""
+    if isa.vnni:
+        return llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", sums, data, weights)
+    for q in range(QUAD):
+        lanes = [tirx.IntImm("int32", QUAD * lane + q) for lane in range(LANES)]
+        left, right = (tirx.Cast("int32x16", tirx.Shuffle([side], lanes)) for side in (data, weights))
+        sums = sums + left * right
+    return sums
+
+
+def rounded(isa: Isa, steps: Expr) -> Expr:
+    """Return `steps` (float32x16) rounded half to even as int32, saturated near +-2^30."""
+    capped = tirx.Min(steps, f32(SAFE_STEPS))
+    if isa.vnni:
+        # Below -2^31 the instruction gives the most negative integer, which is what saturation wants.
+        mask, current = tirx.IntImm("int16", -1), tirx.IntImm("int32", 4)
+        return llvm("llvm.x86.avx512.mask.cvtps2dq.512", "int32x16", capped, i32(0), mask, current)
+    return tirx.Cast("int32x16", tirx.nearbyint(tirx.Max(capped, f32(-SAFE_STEPS))))
+
+
+def to_bytes(value: Expr, zero: int, low: int, high: int) -> Expr:
+    """Return `clamp(value + zero, low, high)` of int32x16 as uint8x16."""
+    shifted = value + i32(zero) if zero else value
+    return tirx.Cast("uint8x16", tirx.Min(tirx.Max(shifted, i32(low)), i32(high)))
+
+
+def to_bytes64(isa: Isa, values: Sequence[Expr], zero: int, low: int, high: int) -> Expr:
+    """Return `clamp(value + zero, low, high)` of four int32x16 as 64 bytes; lanes are `int8_tiles.interleaved`."""
+    if not isa.vnni:
+        order = interleaved(4)
+        lanes = [tirx.IntImm("int32", order.index(channel)) for channel in range(64)]
+        return tirx.Shuffle([to_bytes(value, zero, low, high) for value in values], lanes)
+    halves = [llvm("llvm.x86.avx512.packssdw.512", "int16x32", values[i], values[i + 1]) for i in (0, 2)]
+    if zero:
+        offset = tirx.Broadcast(tirx.IntImm("int16", zero), 32)
+        halves = [llvm("llvm.sadd.sat.v32i16", "int16x32", half, offset) for half in halves]
+    packed = tirx.reinterpret("uint8x64", llvm("llvm.x86.avx512.packuswb.512", "int8x64", *halves))
+    packed = tirx.Max(packed, u8(low, 64)) if low > 0 else packed
+    return tirx.Min(packed, u8(high, 64)) if high < 255 else packed
+
+
+def fill(buffer: Buffer, name: str, at: Expr, count: Index, value: int) -> list[Stmt]:
+    """Return statements that set `count` bytes (a multiple of 16) to `value`."""
+    if count == 0:
+        return []
+    sixteenths = count // 16 if isinstance(count, int) else tirx.floordiv(count, i64(16))
+    return [loop(name, sixteenths, lambda i: [put(buffer, u8(value), at + i * i64(16))])]
