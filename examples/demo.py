@@ -5,6 +5,7 @@ Run it by `make demo`, or `python examples/demo.py [folder for the artifact]`.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,8 @@ def main() -> int:
     with pared.load(out) as model, np.load(TEST) as test:
         logits = model.run({"image": test["image"][:1]})["logits"]
         print(f"first test image: predicted {logits.argmax()}, label {test['labels'][0]}")
-    print(f"next: pared verify {out} --data examples/data/digits_test.npz")
+    command = Path(sys.executable).with_name("pared")
+    print(f"next: {os.path.relpath(command)} verify {out} --data {os.path.relpath(TEST)}")
     return 0 if verified.passed else 1
 
 

@@ -66,6 +66,10 @@ def _as_pared_error(error: BaseException) -> ParedError | None:
         reason, step = OS_REASONS[error.errno]
         place = f"{error.filename}: " if error.filename else ""
         return ParedError(reason, f"{place}{os.strerror(error.errno)}", step)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        name = str(error.object)[max(0, error.start - 60) : error.end + 60]
+        found = f"a path is not valid text in this locale: {name!r}"
+        return ParedError("bad-path", found, "rename it, or set LC_ALL=C.UTF-8")
     if isinstance(error, MemoryError):
         return ParedError(
             "out-of-memory", "this machine has not enough memory", "free some or use a larger one"
@@ -94,10 +98,9 @@ def _crash(error: BaseException, *, as_json: bool) -> int:
     """Keep the traceback in a file of its own and say where it is."""
     text = "".join(traceback.format_exception(error))
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="pared-crash-", suffix=".txt", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(f"pared {' '.join(sys.argv[1:])}\nPython {sys.version}\n\n{text}")
+        with tempfile.NamedTemporaryFile("wb", prefix="pared-crash-", suffix=".txt", delete=False) as file:
+            details = f"pared {' '.join(sys.argv[1:])}\nPython {sys.version}\n\n{text}"
+            file.write(details.encode(errors="backslashreplace"))
         place = f"the details are in {file.name}"
     except OSError as err:
         place = f"the details could not be written ({err})"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import PipelineError
 from ..files import write_file
 from . import compile_options as flags
-from . import options
+from . import options, render
 from .compile_view import show
 from .console import progress_bars
 from .outcome import Outcome
@@ -79,7 +79,7 @@ def compile_verb(
     text = resolved_pipeline(recipe)
     if print_pipeline:
         _save(recipe, text, save_config)
-        return Outcome({"pipeline": text}, lambda: text, as_json, quiet)
+        return Outcome({"pipeline": text}, lambda: render.page(render.verbatim(text)), as_json, quiet)
     if recipe.model is None:
         raise PipelineError("model-missing", "no model was given", "give -m M.onnx or `model:` in the recipe")
     if output is None and not dry_run:
@@ -121,13 +121,23 @@ class CompileOutput:
 def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
     """Return the recipe of `--config` with every given flag put over it.
 
+    A pipeline that the file's own precision and level stand for (`--save-config` writes it out) gives way
+    when a flag changes one of these.
+
     Raises:
         PipelineError: the file or a value is wrong.
     """
     from ..recipe import Recipe
 
-    base = Recipe.read(config).model_dump() if config is not None else {}
-    return Recipe.parse(base | {k: v for k, v in given.items() if v is not None}, place="command line")
+    flags = {k: v for k, v in given.items() if v is not None}
+    if config is None:
+        return Recipe.parse(flags, place="command line")
+    base = Recipe.read(config)
+    if flags.keys() & {"precision", "opt_level"} and base.pipeline is not None:
+        derived = resolved_pipeline(base.model_copy(update={"pipeline": None}))
+        if resolved_pipeline(base) == derived:
+            base = base.model_copy(update={"pipeline": None})
+    return Recipe.parse(base.model_dump() | flags, place="command line")
 
 
 def resolved_pipeline(recipe: Recipe) -> str:

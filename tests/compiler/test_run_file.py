@@ -109,3 +109,9 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_file(tmp_path / "folder", b"text")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_that_cannot_be_written_is_named_as_given(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nosuch") as caught:
+        write_file(tmp_path / "nosuch" / "y.npz", b"")
+    assert caught.value.filename == str(tmp_path / "nosuch" / "y.npz")

@@ -73,3 +73,19 @@ def test_a_crash_without_a_place_for_the_report_still_says_so(
     monkeypatch.setattr("tempfile.tempdir", "/nonexistent/folder")
     assert boundary.report(ValueError("odd"), as_json=False) == 70
     assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_text_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "/data/m\udcff.onnx".encode()
+    assert boundary.report(caught.value, as_json=False) == 2
+    assert "error[bad-path]" in capsys.readouterr().err
+
+
+def test_a_crash_report_takes_arguments_that_are_not_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["pared", "compile", "-m", "m\udcff.onnx"])
+    assert boundary.report(ValueError("odd"), as_json=False) == 70
+    assert "m\\udcff.onnx" in next(tmp_path.iterdir()).read_text()

@@ -70,6 +70,23 @@ def test_print_pipeline_needs_no_model_and_writes_nothing(folder: Path, pared: R
     assert sorted(folder.iterdir()) == before
 
 
+def test_print_pipeline_is_one_line_to_copy(folder: Path, pared: Run) -> None:
+    printed = pared("compile", "--precision", "int8", "--print-pipeline").out
+    assert len(printed) > 100
+    assert printed.count("\n") == 1
+
+
+def test_a_precision_flag_wins_over_the_pipeline_of_a_saved_recipe(folder: Path, pared: Run) -> None:
+    pared("compile", "-m", "m.onnx", *INT8, "--save-config", "r.yaml", "--print-pipeline")
+    flags = ("--precision", "w8", "-O1")
+    assert pipeline(pared, "-c", "r.yaml", *flags) == pipeline(pared, *flags)
+
+
+def test_a_pipeline_written_by_hand_outlives_a_precision_flag(folder: Path, pared: Run) -> None:
+    (folder / "r.yaml").write_text("pipeline: dead-code\n")
+    assert pipeline(pared, "-c", "r.yaml", "--precision", "w8") == "dead-code"
+
+
 def test_a_dry_run_writes_nothing(folder: Path, pared: Run) -> None:
     before = sorted(folder.iterdir())
     done = pared("compile", "-m", "m.onnx", *INT8, "--dry-run", "--json")
