@@ -24,6 +24,10 @@ _CONSTANT_DTYPES: Mapping[str, type[np.generic]] = {
 }
 
 
+# Looked up once: the walk is done a hundred times per compilation.
+_GRAPH, _GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
+
+
 # --- visiting ---------------------------------------------------------------------------------------
 
 
@@ -31,12 +35,9 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
     """Return the graphs that are attributes of `node` (If, Loop and Scan bodies), in attribute order."""
     found: list[ir.Graph] = []
     for attr in node.attributes.values():
-        if attr.is_ref():
-            continue
-        if attr.type == ir.AttributeType.GRAPH:
-            found.append(attr.as_graph())
-        elif attr.type == ir.AttributeType.GRAPHS:
-            found.extend(attr.as_graphs())
+        kind = attr.type
+        if (kind is _GRAPH or kind is _GRAPHS) and not attr.is_ref():
+            found.extend([attr.as_graph()] if kind is _GRAPH else attr.as_graphs())
     return found
 
 
@@ -56,7 +57,7 @@ def graphs_in(graph: ir.Graph) -> Iterator[ir.Graph]:
     while pending:
         current = pending.pop()
         yield current
-        nested = [body for node in current for body in bodies(node)]
+        nested = [body for node in current if node.attributes for body in bodies(node)]
         pending.extend(reversed(nested))
 
 
