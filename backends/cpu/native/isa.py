@@ -1,4 +1,4 @@
-"""Which instructions kernels may use, derived from a target's `[isa]` section; names are those of /proc/cpuinfo."""
+"""Which instructions kernels may use, from a target's `[isa]` section; names are those of /proc/cpuinfo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links object files to a shared library: by the system's C compiler, else by the one of the `ziglang` wheel."""
+"""Links object files to a shared library: by the system's C compiler, else by that of the `ziglang` wheel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def link(sources: Sequence[Path], library: Path, isa: Isa, flags: Sequence[str] 
     run in the folder of the sources.
     """
     command = [
-        *compiler_for(isa.arch), "-shared", "-fPIC", "-O2", "-std=c11", "-g0", "-fvisibility=hidden",
+        *compiler_for(isa.arch), "-shared", "-fPIC", "-O2", "-std=c11", "-g0",
         "-ffile-prefix-map=.=", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-s", "-Wl,-z,noexecstack",
         *flags, "-o", str(library), *[source.name for source in sources], "-lm", "-lpthread",
     ]  # fmt: skip

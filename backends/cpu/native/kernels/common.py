@@ -1,30 +1,31 @@
-"""From a scheduled PrimFunc to machine code that plain C calls. What all kernel families share.
+"""From a PrimFunc to machine code that plain C calls. What all kernel families share.
 
 The convention
 --------------
-A family's `build(spec, isa)` returns an IRModule with one PrimFunc `main`. Its parameters are static-shape buffers:
-inputs, constants, outputs, scratch. `compile_kernel` makes of it a C function without any run-time library behind it,
+A family's `build(spec, isa)` returns an IRModule with one PrimFunc `main`. Its parameters are static-shape
+buffers: inputs, constants, outputs, scratch. `compile_kernel` makes of it a C function without any run-time
+library behind it, one pointer per buffer,
 
-    void <symbol>(const void *input, ..., const void *constant, ..., void *output, ..., int32_t begin, int32_t end);
+    void <symbol>(const void *input, ..., void *output, ..., int32_t begin, int32_t end);
 
-one pointer per buffer. It does the pieces `begin <= i < end` of its outermost loop; all of it is `0, tasks`.
+which does the pieces `begin <= i < end` of its outermost loop; all of it is `0, tasks`.
 
 * A function that ends in two int32 parameters (written by hand, see `emit.py`) uses them itself. Its spec's
   `tasks()` is the bound.
 * Otherwise (a schedule of a tensor expression) the outermost loop is cut to `begin..end` after lowering, and
   `tasks()` is its extent. A body of several loops one after the other is one piece: `tasks()` is 1.
 
-There is nothing around the pieces: no argument checks, no packed arguments, no errors, no allocator. A call costs
-what a C call costs (1.4 ns through a pointer, empty range, on Zen 4). Every temporary buffer lies on the stack, whatever its scope;
-the sum of all is limited to `STACK_BYTES`.
+There is nothing around the pieces: no argument checks, no packed arguments, no errors, no allocator. A call
+costs what a C call costs (1.4 ns through a pointer, empty range, on Zen 4). Every temporary buffer lies on
+the stack, whatever its scope, so keep them to some tens of KiB; larger ones are the step's scratch buffers.
 
-Pointers are 64-byte aligned except the caller's own inputs and outputs, so use unaligned vector loads (LLVM's default
-here). Buffers do not overlap: parameters are `noalias`. A kernel that may run in place (`Step.in_place`) must say
-`in_place=True` in `compile_kernel`, which drops that promise.
+Pointers are 64-byte aligned except the caller's own inputs and outputs, so use unaligned vector loads (LLVM's
+default here). Buffers do not overlap: parameters are `noalias`. A kernel of which some step may run in place
+(`Step.in_place`) is compiled without that promise.
 
-Traps: TVM writes `a * b + c` on floats as `fmuladd`, which becomes one rounding; where two roundings are meant
-(requantization), put something between, or add in int32 after rounding. `round` is half away from zero; half to even
-is the intrinsic `llvm.rint` or `nearbyint`.
+Traps: TVM writes `a * b + c` on floats as `fmuladd`, which becomes one rounding; where two are meant
+(requantization), put something between, or add in int32 after rounding. `round` is half away from zero; half
+to even is the intrinsic `llvm.rint` or `nearbyint`.
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ from tvm import ir, s_tir, tirx
 from .....compiler.backend import Array
 from ..isa import Isa
 from ..link import link
-
-STACK_BYTES = 256 << 10
 
 Kernel = Callable[..., None]
 
@@ -73,7 +72,7 @@ def compile_kernel(module: tvm.IRModule, isa: Isa, symbol: str, *, in_place: boo
 
 
 def load_kernel(module: tvm.IRModule, isa: Isa, *, in_place: bool = False) -> Kernel:
-    """Return a kernel as a Python function `f(*arrays, begin, end)`, for tests and trials; it writes in place.
+    """Return a kernel as a Python function `f(*arrays, begin, end)`, for tests and trials.
 
     Raises:
         MissingTool: there is no linker.
@@ -113,8 +112,9 @@ def _lower(module: tvm.IRModule, target: tvm.target.Target) -> tirx.PrimFunc:
     """Lower blocks, vectors and unrolled loops, and cut the outermost loop of scheduled functions."""
     s, t = s_tir.transform, tirx.transform
     passes = [
-        t.BindTarget(target), s.CanonicalizeLoop(), s.LowerInitBlock(), s.PlanAndUpdateBufferAllocationLocation(),
-        s.ConvertBlocksToOpaque(), s.CompactBufferAllocation(), s.LowerMatchBuffer(), s.StmtSimplify(),
+        t.BindTarget(target), s.CanonicalizeLoop(), s.LowerInitBlock(),
+        s.PlanAndUpdateBufferAllocationLocation(), s.ConvertBlocksToOpaque(),
+        s.CompactBufferAllocation(), s.LowerMatchBuffer(), s.StmtSimplify(),
         s.AnnotateIrregularLoop(), s.LowerOpaqueBlock(), t.FlattenBuffer(), t.NarrowDataType(32),
         s.LoopPartition(), t.VectorizeLoop(True), t.StorageRewrite(), s.HoistIfThenElse(), t.UnrollLoop(),
         s.RenormalizeSplitPattern(), t.StmtSimplify(), t.RemoveNoOp(), s.RewriteUnsafeSelect(),

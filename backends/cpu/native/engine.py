@@ -1,0 +1,250 @@
+"""Runs `model.so` through ctypes. Loading and running import neither TVM nor the IR."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ....compiler.backend import Array, Arrays, Port, Signature
+from ....compiler.errors import ArtifactError, DataError, TargetError
+from ....compiler.inputs import InputChecker
+from ....compiler.machine import find_machine
+
+LIBRARY = "model.so"
+VERSION = 1
+
+# Upper bound of workers: beyond it the pieces of a layer are too few to share.
+_MOST_THREADS = 64
+
+
+class _Port(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_char_p),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("bytes", ctypes.c_size_t),
+    )
+
+
+class _Info(ctypes.Structure):
+    _fields_ = (
+        ("version", ctypes.c_int32),
+        ("input_count", ctypes.c_int32),
+        ("output_count", ctypes.c_int32),
+        ("inputs", ctypes.POINTER(_Port)),
+        ("outputs", ctypes.POINTER(_Port)),
+        ("isa", ctypes.c_char_p),
+        ("arena_bytes", ctypes.c_size_t),
+        ("constant_bytes", ctypes.c_size_t),
+    )
+
+
+class _Library:
+    """A mapped library and its threads; both go when nobody holds it any more, a running call included."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.c, handle = _open(path)
+        pool = None
+        try:
+            self.info = _info(self.c, path)
+            if threads > 1:
+                pool = _make_pool(self.c, threads)
+        finally:
+            weakref.finalize(self, _release, self.c, pool, handle)
+        self.pool = pool
+
+
+class NativeExecutable:
+    """A model's shared library; `run` may be called from several threads at once, each has its arena."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._library: _Library | None = _Library(path, threads)
+        info = self._library.info
+        self._signature = Signature(
+            tuple(_port(info.inputs[i]) for i in range(info.input_count)),
+            tuple(_port(info.outputs[i]) for i in range(info.output_count)),
+        )
+        self.arena_bytes, self.constant_bytes = int(info.arena_bytes), int(info.constant_bytes)
+        self._check = InputChecker(self._signature)
+        self._threads = threading.local()
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs in order, all sizes fixed."""
+        return self._signature
+
+    def run(self, inputs: Arrays, outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            inputs: by name; contiguous arrays are read where they are.
+            outputs: arrays to write results to, by name: contiguous, of the output's dtype and shape, not
+                overlapping one another or an input. New ones are made for those left out.
+
+        Raises:
+            DataError: a wrong name, shape or dtype, naming it.
+            ArtifactError: `artifact-closed`, after `close`.
+        """
+        library = self._library
+        if library is None:
+            raise ArtifactError("artifact-closed", "the model was closed", "load it again")
+        given = self._check(inputs)
+        arrays = [given[port.name] for port in self._signature.inputs]
+        results = self._results(outputs or {})
+        error = library.c.pared_run_on(
+            library.pool, _pointers(arrays), _pointers(list(results.values())), self._arena()
+        )
+        assert error == 0, f"pared_run_on: error {error}"
+        return results
+
+    def close(self) -> None:
+        """Let go of the library, its threads and the arenas."""
+        self._library = None
+        self._threads = threading.local()
+
+    def _results(self, own: Mapping[str, Array]) -> dict[str, Array]:
+        results = {}
+        for port in self._signature.outputs:
+            made = own.get(port.name)
+            results[port.name] = _empty(port) if made is None else _checked_output(port, made)
+        unknown = sorted(set(own) - set(results))
+        if unknown:
+            valid = ", ".join(results)
+            raise DataError("output-unknown", f"no output {unknown[0]!r}", f"valid: {valid}")
+        return results
+
+    def _arena(self) -> ctypes.c_void_p:
+        """Return this thread's arena; anonymous pages start on borders of 4096 bytes."""
+        arena: ctypes.Array[ctypes.c_char] | None = getattr(self._threads, "arena", None)
+        if arena is None:
+            arena = (ctypes.c_char * self.arena_bytes).from_buffer(mmap.mmap(-1, self.arena_bytes))
+            self._threads.arena = arena
+        return ctypes.c_void_p(ctypes.addressof(arena))
+
+
+def load(folder: Path, options: Mapping[str, object], threads: int | None) -> NativeExecutable:
+    """Load the payload from an artifact's folder.
+
+    Args:
+        folder: of the artifact.
+        options: of the payload; `isa` lists what the code uses, checked before any of it is mapped.
+        threads: per run; None takes every core this process may use.
+
+    Raises:
+        ArtifactError: no payload, or it is not one of ours.
+        TargetError: `cpu-feature-missing`, naming what this CPU lacks.
+    """
+    path = folder / LIBRARY
+    if not path.is_file():
+        raise ArtifactError("artifact-file-missing", f"{folder} has no {LIBRARY}", "compile it again")
+    arch, *features = str(options.get("isa", "")).split() or [""]
+    _check_cpu(folder, arch, features)
+    return NativeExecutable(path, threads if threads is not None else _usable_cores())
+
+
+def _check_cpu(folder: Path, arch: str, features: list[str]) -> None:
+    machine = find_machine()
+    have = {machine.arch, *machine.cpu_features}
+    missing = [name for name in (arch, *features) if name not in have]
+    if missing:
+        raise TargetError(
+            "cpu-feature-missing",
+            f"{folder} needs {', '.join(missing)}, which this CPU ({machine.cpu}, {machine.arch}) lacks",
+            "compile it for target cpu on this machine, or for another target",
+        )
+
+
+def _open(path: Path) -> tuple[ctypes.CDLL, int]:
+    """Map a library; return it and the open file that it is named by.
+
+    The loader takes two files of one path for the same library, even when the file was replaced meanwhile; the
+    name of an open file is unique.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        name = f"/proc/self/fd/{handle}"
+        library = ctypes.CDLL(name if os.path.exists(name) else str(path.resolve()), mode=os.RTLD_NOW)
+        library.pared_model_info.restype = ctypes.POINTER(_Info)
+        library.pared_pool_create.restype = ctypes.c_void_p
+        library.pared_pool_destroy.argtypes = [ctypes.c_void_p]
+        library.pared_pool_destroy.restype = None
+        library.pared_run_on.argtypes = [ctypes.c_void_p] * 4
+    except (OSError, AttributeError) as err:
+        os.close(handle)
+        raise ArtifactError("artifact-library", f"cannot load {path}: {err}", "compile it again") from err
+    return library, handle
+
+
+def _make_pool(library: ctypes.CDLL, threads: int) -> int:
+    pool: int | None = library.pared_pool_create(min(threads, _MOST_THREADS))
+    if not pool:
+        raise TargetError("threads-unavailable", f"cannot start {threads} threads", "ask for fewer")
+    return pool
+
+
+def _release(library: ctypes.CDLL, pool: int | None, handle: int) -> None:
+    if pool is not None:
+        library.pared_pool_destroy(pool)
+    _ctypes.dlclose(library._handle)
+    os.close(handle)
+
+
+def _info(library: ctypes.CDLL, path: Path) -> _Info:
+    info: _Info = library.pared_model_info().contents
+    if info.version != VERSION:
+        raise ArtifactError(
+            "artifact-version",
+            f"{path} has interface version {info.version}, this pared reads {VERSION}",
+            "compile it again",
+        )
+    return info
+
+
+def _port(port: _Port) -> Port:
+    dtype = np.dtype(port.dtype.decode())
+    return Port(port.name.decode(), _onnx_name(dtype), tuple(port.shape[i] for i in range(port.rank)))
+
+
+def _onnx_name(dtype: np.dtype[np.generic]) -> str:
+    return {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype.name, dtype.name.upper())
+
+
+def _numpy_name(name: str) -> str:
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
+
+
+def _shape(port: Port) -> tuple[int, ...]:
+    return tuple(int(size) for size in port.shape)
+
+
+def _empty(port: Port) -> Array:
+    return np.empty(_shape(port), _numpy_name(port.dtype))
+
+
+def _checked_output(port: Port, array: Array) -> Array:
+    fits = array.shape == _shape(port) and array.dtype == _numpy_name(port.dtype)
+    if fits and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    raise DataError(
+        "output-buffer",
+        f"output {port.name!r} needs a contiguous, writable {port.dtype} array of {list(port.shape)}, "
+        f"got {array.dtype} {list(array.shape)}",
+        "make it with numpy.empty",
+    )
+
+
+def _pointers(arrays: list[Array]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,193 @@
+import re
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm", reason="apache-tvm is not installed")
+
+from pared.backends.cpu.native import codegen, engine  # noqa: E402
+from pared.backends.cpu.native.isa import Isa, host_isa  # noqa: E402
+from pared.backends.cpu.native.link import find_compiler  # noqa: E402
+from pared.compiler.errors import ArtifactError, DataError, MissingTool, TargetError  # noqa: E402
+
+import toy_kernels as toy  # noqa: E402
+
+ISA = host_isa()
+if not isinstance(ISA, Isa) or find_compiler(ISA.arch) is None:
+    pytest.skip("needs a CPU with kernels and a C compiler", allow_module_level=True)
+
+OUT = 'out "q"\n'
+OPTIONS = {"isa": " ".join([ISA.arch, *ISA.features])}
+
+
+@pytest.fixture(autouse=True)
+def toy_family(monkeypatch):
+    monkeypatch.setattr(codegen, "_family", lambda name: {"toy": toy.FAMILY}[name])
+
+
+def written(folder, program):
+    for name, data in codegen.build(program, ISA).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return written(tmp_path, toy.chain())
+
+
+@pytest.fixture
+def x():
+    return np.arange(64, dtype=np.float32).reshape(4, 16)
+
+
+def test_the_steps_run_in_order_with_their_own_constants(folder, x):
+    model = engine.load(folder, OPTIONS, 1)
+    np.testing.assert_array_equal(model.run({"x": x})[OUT], toy.expected(x))
+
+
+def test_names_of_any_characters_come_back(folder):
+    assert [port.name for port in engine.load(folder, OPTIONS, 1).signature.outputs] == [OUT]
+
+
+def test_results_go_to_the_callers_buffer(folder, x):
+    out = np.zeros((4, 16), np.float32)
+    result = engine.load(folder, OPTIONS, 1).run({"x": x}, {OUT: out})[OUT]
+    assert result is out
+    np.testing.assert_array_equal(out, toy.expected(x))
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 15), np.float32), np.zeros((4, 16)), np.zeros((16, 4), np.float32).T]
+)
+def test_an_output_buffer_that_does_not_fit_is_refused(folder, x, array):
+    with pytest.raises(DataError, match="needs a contiguous, writable FLOAT array") as caught:
+        engine.load(folder, OPTIONS, 1).run({"x": x}, {OUT: array})
+    assert caught.value.reason == "output-buffer"
+
+
+def test_an_unknown_output_is_refused(folder, x):
+    with pytest.raises(DataError, match="no output 'y'"):
+        engine.load(folder, OPTIONS, 1).run({"x": x}, {"y": x})
+
+
+def test_the_input_is_not_written(folder, x):
+    x.flags.writeable = False
+    engine.load(folder, OPTIONS, 1).run({"x": x})
+    np.testing.assert_array_equal(x.ravel(), np.arange(64))
+
+
+def test_runs_from_many_threads_do_not_meet(folder):
+    model = engine.load(folder, OPTIONS, 2)
+    wrong = []
+
+    def work(seed):
+        x = np.random.default_rng(seed).standard_normal((4, 16)).astype(np.float32)
+        want = model.run({"x": x})[OUT]
+        wrong.extend(i for i in range(300) if not np.array_equal(model.run({"x": x})[OUT], want))
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_shared_steps_give_the_same_result(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(codegen, "PARALLEL_WORK", 0)
+    program = toy.chain(rows=37)
+    model = engine.load(written(tmp_path, program), OPTIONS, threads)
+    x = np.random.default_rng(0).standard_normal((37, 16)).astype(np.float32)
+    want = model.run({"x": x})[OUT]
+    alone = engine.load(tmp_path, OPTIONS, 1).run({"x": x})[OUT]
+    np.testing.assert_array_equal(want, alone)
+    for _ in range(500):
+        np.testing.assert_array_equal(model.run({"x": x})[OUT], alone)
+    model.close()
+
+
+def test_small_steps_are_not_shared():
+    source = codegen._Build(toy.chain(), codegen.plan(toy.chain()), ISA).source()
+    assert "pool_share" not in source
+
+
+def test_large_steps_are_shared():
+    program = toy.chain(rows=20000)
+    assert "pool_share" in codegen._Build(program, codegen.plan(program), ISA).source()
+
+
+def test_equal_programs_give_equal_bytes(tmp_path):
+    assert codegen.build(toy.chain(), ISA) == codegen.build(toy.chain(), ISA)
+
+
+def test_no_path_of_this_machine_is_in_the_library(folder):
+    data = (folder / "model.so").read_bytes()
+    assert not re.search(rb"/tmp/|/home/|/usr/src|pared-native", data)
+
+
+def test_only_the_interface_is_visible(folder):
+    ran = subprocess.run(
+        ["nm", "-D", "--defined-only", "model.so"], cwd=folder, capture_output=True, text=True
+    )
+    if ran.returncode:
+        pytest.skip("nm cannot read the library")
+    assert {line.split()[-1] for line in ran.stdout.splitlines()} == {
+        "pared_model_info", "pared_arena_bytes", "pared_missing_feature", "pared_run", "pared_run_on",
+        "pared_pool_create", "pared_pool_destroy",
+    }  # fmt: skip
+
+
+def test_equal_constants_are_stored_once():
+    constants = toy.chain(factors=(1.0, 2.0)).constants
+    twin = (*constants, type(constants[0]).of("twin", constants[1].array))
+    offsets, total = codegen._offsets(twin)
+    assert offsets["twin"] == offsets["c1"]
+    assert total == 128
+
+
+def test_a_cpu_that_lacks_a_feature_is_told_which(folder):
+    with pytest.raises(TargetError, match="needs avx1024, which") as caught:
+        engine.load(folder, {"isa": OPTIONS["isa"] + " avx1024"}, 1)
+    assert caught.value.reason == "cpu-feature-missing"
+
+
+def test_another_architecture_is_refused(folder):
+    with pytest.raises(TargetError, match="needs riscv64"):
+        engine.load(folder, {"isa": "riscv64"}, 1)
+
+
+def test_a_folder_without_payload_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"no model\.so"):
+        engine.load(tmp_path, OPTIONS, 1)
+
+
+def test_a_file_that_is_no_library_is_refused(tmp_path):
+    (tmp_path / "model.so").write_bytes(b"not a library")
+    with pytest.raises(ArtifactError, match="cannot load"):
+        engine.load(tmp_path, OPTIONS, 1)
+
+
+def test_a_closed_model_refuses_to_run(folder, x):
+    model = engine.load(folder, OPTIONS, 2)
+    model.close()
+    with pytest.raises(ArtifactError, match="was closed"):
+        model.run({"x": x})
+
+
+def test_a_replaced_file_is_loaded_anew_while_the_old_one_runs(folder, x):
+    old = engine.load(folder, OPTIONS, 1)
+    (folder / "model.so").unlink()
+    written(folder, toy.chain(factors=(7.0, 1.0)))
+    new = engine.load(folder, OPTIONS, 1)
+    np.testing.assert_array_equal(old.run({"x": x})[OUT], toy.expected(x))
+    np.testing.assert_array_equal(new.run({"x": x})[OUT], toy.expected(x, (7.0, 1.0)))
+
+
+def test_without_a_linker_both_ways_out_are_named(monkeypatch):
+    monkeypatch.setattr("pared.backends.cpu.native.link.find_compiler", lambda arch: None)
+    with pytest.raises(MissingTool, match=r"neither cc .* nor the package ziglang"):
+        codegen.build(toy.chain(), ISA)
