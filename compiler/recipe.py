@@ -47,7 +47,7 @@ class Recipe(BaseModel):
     metric: str | None = None
     max_drop: float | None = Field(default=None, ge=0)
     exclude: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     force: bool = False
     fallback: Literal["error", "cpu"] = "error"
     threads: int = Field(default=1, ge=1)

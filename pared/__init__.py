@@ -11,6 +11,7 @@ Names are loaded on first use, so that `import pared` stays cheap in a deployed 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from .compiler.errors import ParedError
     from .compiler.runtime import load
     from .compiler.verify import verify_artifact as verify
+
+# onnxruntime's Linux wheels (1.31) keep a device id and usage events under ~/.cache, to be sent to their maker.
+# This is read when onnxruntime is first used, here or in the processes that bench starts.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Artifact", "Executable", "ParedError", "bench", "compile", "load", "verify"]

@@ -127,7 +127,7 @@ SaveConfig = Annotated[
     typer.Option(metavar="R.yaml", help="Write the resolved recipe there.", rich_help_panel=RECIPE),
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="Seed of every random choice; default 0.", rich_help_panel=RECIPE)
+    int | None, typer.Option(min=0, help="Seed of every random choice; default 0.", rich_help_panel=RECIPE)
 ]
 DryRun = Annotated[
     bool,

@@ -69,3 +69,8 @@ def test_unknown_precisions_list_the_valid_ones(text: str) -> None:
 @pytest.mark.parametrize("precision", [None, "int8", "int8-dynamic", "int8-datafree", "w4", "w2a2", "w8a16"])
 def test_every_default_pipeline_parses(precision: str | None, level: int) -> None:
     parse_pipeline(default_pipeline(parse_precision(precision), level), PASSES, MACROS)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(PipelineError, match="seed"):
+        Recipe.parse({"seed": -1}, place="here")
