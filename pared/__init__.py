@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .compiler.runtime import load
     from .compiler.verify import verify_artifact as verify
 
-# onnxruntime's Linux wheels (1.31) keep a device id and usage events under ~/.cache, to be sent to their maker.
+# onnxruntime's Linux wheels (1.31) keep a device id and usage events under ~/.cache, to be sent to the maker.
 # This is read when onnxruntime is first used, here or in the processes that bench starts.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
