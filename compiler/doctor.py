@@ -85,8 +85,12 @@ class DoctorReport:
 # What each extra of pyproject.toml is for, and the packages whose presence tells that it is installed.
 _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "openvino": ("the engine `openvino` of the cpu backend, often faster on Intel and AMD", ("openvino",)),
+    "tvm": (
+        "the engine `native` of the cpu backend: models as machine code",
+        ("apache-tvm", "apache-tvm-ffi"),
+    ),
     "train": ("the training scripts in examples/", ("torch",)),
-    "bench": ("peers to compare with in `pared bench --peers`", ("openvino",)),
+    "bench": ("peers to compare with in `pared bench --peers`", ("openvino", "ai-edge-litert")),
     "dev": ("what tests and checks of the source need", ("pytest", "hypothesis", "ruff", "mypy")),
 }
 

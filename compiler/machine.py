@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -33,7 +34,8 @@ class Machine:
         memory_bytes: physical memory; None when unknown.
         rapl: the energy counter can be read.
         rapl_how: where it is, or why it cannot be read.
-        c_compiler: path of a C compiler; None when there is none. Nothing in the core needs one.
+        c_compiler: what links models of engine `native`: path of a C compiler, or how to run that of the
+            package ziglang; None when there is neither. Nothing else needs one.
     """
 
     system: str
@@ -62,7 +64,7 @@ def find_machine() -> Machine:
         memory_bytes=memory_of(_text(_MEMINFO)),
         rapl=readable,
         rapl_how=how,
-        c_compiler=shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"),
+        c_compiler=_c_compiler(),
     )
 
 
@@ -106,6 +108,12 @@ def rapl_state(powercap: Path) -> tuple[bool, str]:
     except OSError as err:
         return False, f"{counters[0]}: {err.strerror}; reading needs root or a changed file mode"
     return True, str(counters[0])
+
+
+def _c_compiler() -> str | None:
+    system = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    wheel = "python -m ziglang cc" if importlib.util.find_spec("ziglang") is not None else None
+    return system or wheel
 
 
 def _usable_cores() -> int:

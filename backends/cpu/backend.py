@@ -1,4 +1,4 @@
-"""The CPU backend: onnxruntime always, OpenVINO where it is installed."""
+"""The CPU backend: onnxruntime always, OpenVINO where it is installed, own machine code where TVM is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from ...compiler.backend import Executable, Payload, Verdict
 from ...compiler.errors import TargetError, nearest
 from . import openvino_engine, ort_session
+from .native import compile as native_compile
+from .native import engine as native_engine
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from ...compiler.pass_api import Context
     from ...compiler.target import Target
 
-ENGINES = ("ort", "openvino")
+ENGINES = ("ort", "openvino", "native")
 
 # Every imported model has at least this.
 _LOWEST_OPSET = 21
@@ -36,18 +38,20 @@ class CpuBackend:
 
     def engines(self, target: Target) -> Sequence[str]:
         """Return the target's engines that are installed here, preferred first."""
-        return [
-            name
-            for name in target.engines
-            if name == "ort" or (name == "openvino" and openvino_engine.installed())
-        ]
+        here = {
+            "ort": True,
+            "openvino": openvino_engine.installed(),
+            "native": native_compile.installed(),
+        }
+        return [name for name in target.engines if here.get(name, False)]
 
     def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
         """Lower a whole model for one engine; `model` is not edited.
 
         Raises:
-            TargetError: unknown engine, or more weights than the target holds.
+            TargetError: unknown engine, more weights than the target holds, no code for its instructions.
             MissingTool: the engine is not installed.
+            UnsupportedOp: `native` has no kernel for a node; says why.
             UnsupportedOp, InvalidGraph: onnxruntime cannot run a quantized model; others show it in `load`.
         """
         from . import ort_engine
@@ -55,6 +59,8 @@ class CpuBackend:
         _known(engine)
         _check_memory(model, target)
         ctx.check_cancelled()
+        if engine == "native":
+            return native_compile.lower(model, target)
         return ort_engine.lower(model) if engine == "ort" else openvino_engine.lower(model)
 
     def load(
@@ -66,10 +72,13 @@ class CpuBackend:
             ArtifactError: the payload is not there.
             MissingTool: the engine is not installed.
             UnsupportedOp, InvalidGraph, ModelError: the engine cannot run it.
+            TargetError: this CPU lacks what `native` code uses.
         """
         _known(engine)
         if engine == "ort":
             return ort_session.load(folder, threads)
+        if engine == "native":
+            return native_engine.load(folder, options, threads)
         return openvino_engine.load(folder, threads)
 
 

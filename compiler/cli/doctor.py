@@ -64,7 +64,10 @@ def _machine(machine: Machine) -> RenderableType:
                 "energy",
                 f"RAPL at {machine.rapl_how}" if machine.rapl else f"not readable: {machine.rapl_how}",
             ),
-            ("C compiler", machine.c_compiler or "none (the core needs none)"),
+            (
+                "C compiler",
+                machine.c_compiler or "none; engine native links with one, or with the package ziglang",
+            ),
         ]
     )
 

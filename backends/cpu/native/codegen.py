@@ -18,7 +18,7 @@ import tvm
 from .isa import Isa
 from .kernels.common import compile_kernel
 from .link import link
-from .planner import ALIGNMENT, Plan, aligned, plan
+from .planner import ALIGNMENT, Plan, aligned
 from .program import ALIAS, Buffer, Constant, KernelSpec, Program, Step
 
 LIBRARY = "model.so"
@@ -34,14 +34,19 @@ _SOURCES = ("pool.h", "pool.c")
 _EXPORTS = "{ global: pared_*; local: *; };\n"
 
 
-def build(program: Program, isa: Isa) -> Mapping[str, bytes]:
+def build(program: Program, places: Plan, isa: Isa) -> Mapping[str, bytes]:
     """Return the files of a compiled program: `model.so` and `model.h`.
+
+    Args:
+        program: what to run.
+        places: where its buffers lie, made by `planner.plan`.
+        isa: what the code may use.
 
     Raises:
         MissingTool: no linker for the ISA, or it failed.
     """
     program.check()
-    return _Build(program, plan(program), isa).files()
+    return _Build(program, places, isa).files()
 
 
 class _Family(Protocol):
@@ -178,7 +183,7 @@ class _Build:
         return f"static void run(pared_pool *pool, const pared_memory *m) {{\n    (void)pool;\n{body}\n}}\n"
 
     def _work(self, step: Step) -> int:
-        """Return multiplications or bytes touched, whichever is more: a core does about 50 of either per ns."""
+        """Return multiplications or bytes touched, the larger: a core does about 50 of either per ns."""
         touched = sum(self.program.by_name[name].bytes for name in step.touched)
         return max(touched, step.spec.macs if isinstance(step.spec, _Multiplies) else 0)
 

@@ -166,8 +166,8 @@ def _check_cpu(folder: Path, arch: str, features: list[str]) -> None:
 def _open(path: Path) -> tuple[ctypes.CDLL, int]:
     """Map a library; return it and the open file that it is named by.
 
-    The loader takes two files of one path for the same library, even when the file was replaced meanwhile; the
-    name of an open file is unique.
+    The loader takes two files of one path for the same library, even when the file was replaced meanwhile;
+    the name of an open file is unique.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

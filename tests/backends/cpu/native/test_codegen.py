@@ -7,12 +7,13 @@ import pytest
 
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
-from pared.backends.cpu.native import codegen, engine  # noqa: E402
-from pared.backends.cpu.native.isa import Isa, host_isa  # noqa: E402
-from pared.backends.cpu.native.link import find_compiler  # noqa: E402
-from pared.compiler.errors import ArtifactError, DataError, MissingTool, TargetError  # noqa: E402
+import toy_kernels as toy
 
-import toy_kernels as toy  # noqa: E402
+from pared.backends.cpu.native import codegen, engine
+from pared.backends.cpu.native.isa import Isa, host_isa
+from pared.backends.cpu.native.link import find_compiler
+from pared.backends.cpu.native.planner import plan
+from pared.compiler.errors import ArtifactError, DataError, MissingTool, TargetError
 
 ISA = host_isa()
 if not isinstance(ISA, Isa) or find_compiler(ISA.arch) is None:
@@ -27,8 +28,12 @@ def toy_family(monkeypatch):
     monkeypatch.setattr(codegen, "_family", lambda name: {"toy": toy.FAMILY}[name])
 
 
+def built(program):
+    return codegen.build(program, plan(program), ISA)
+
+
 def written(folder, program):
-    for name, data in codegen.build(program, ISA).items():
+    for name, data in built(program).items():
         (folder / name).write_bytes(data)
     return folder
 
@@ -111,17 +116,17 @@ def test_shared_steps_give_the_same_result(tmp_path, monkeypatch, threads):
 
 
 def test_small_steps_are_not_shared():
-    source = codegen._Build(toy.chain(), codegen.plan(toy.chain()), ISA).source()
+    source = codegen._Build(toy.chain(), plan(toy.chain()), ISA).source()
     assert "pool_share" not in source
 
 
 def test_large_steps_are_shared():
     program = toy.chain(rows=20000)
-    assert "pool_share" in codegen._Build(program, codegen.plan(program), ISA).source()
+    assert "pool_share" in codegen._Build(program, plan(program), ISA).source()
 
 
-def test_equal_programs_give_equal_bytes(tmp_path):
-    assert codegen.build(toy.chain(), ISA) == codegen.build(toy.chain(), ISA)
+def test_equal_programs_give_equal_bytes():
+    assert built(toy.chain()) == built(toy.chain())
 
 
 def test_no_path_of_this_machine_is_in_the_library(folder):
@@ -190,4 +195,4 @@ def test_a_replaced_file_is_loaded_anew_while_the_old_one_runs(folder, x):
 def test_without_a_linker_both_ways_out_are_named(monkeypatch):
     monkeypatch.setattr("pared.backends.cpu.native.link.find_compiler", lambda arch: None)
     with pytest.raises(MissingTool, match=r"neither cc .* nor the package ziglang"):
-        codegen.build(toy.chain(), ISA)
+        built(toy.chain())

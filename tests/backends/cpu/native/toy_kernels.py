@@ -1,4 +1,4 @@
-"""A kernel family of one file for tests of code generation: `out = factor * x + constant`, float32 [rows, 16]."""
+"""A kernel family for tests of code generation: `out = factor * x + constant`, float32 [rows, 16]."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
