@@ -16,8 +16,9 @@ from .emit import allocate, parameter, register
 from .int8_emit import (
     LANES,
     bind,
+    border,
     dot,
-    fill,
+    i32,
     i64,
     loop,
     put,
@@ -243,36 +244,16 @@ def store(isa: Isa, y: Buffer, steps: Sequence[Expr], to: Expr, limits: tuple[in
 def _store_sum(frame: _Frame, steps: Sequence[Expr], to: Expr, other: Expr) -> list[Stmt]:
     """Return the stores of one pixel added to the residual: bytes first, as the model says."""
     spec = frame.spec
-    assert frame.residual is not None and spec.add is not None, "a residual without its image or formula"
+    assert frame.residual is not None, "a residual without its image"
+    assert spec.add is not None, "a residual without its formula"
     body: list[Stmt] = []
     for v in range(len(steps)):
         held, keep = bind("own", steps[v])
-        low, high = (
-            tirx.Broadcast(tirx.IntImm("int32", i), LANES)
-            for i in (spec.low - spec.zero, spec.high - spec.zero)
-        )
-        byte = tirx.Min(tirx.Max(held, low), high) + tirx.Broadcast(tirx.IntImm("int32", spec.zero), LANES)
+        cut = tirx.Min(tirx.Max(held, i32(spec.low - spec.zero)), i32(spec.high - spec.zero))
+        byte = cut + i32(spec.zero)
         second = tirx.Cast("int32x16", vector(frame.residual, other + i64(v * LANES)))
         result = to_bytes(
             added(frame.isa, spec.add, byte, second), spec.add.zeros[2], spec.add.low, spec.add.high
         )
         body += [keep, put(frame.y, result, to + i64(v * LANES))]
-    return body
-
-
-def border(y: Buffer, i: Image, n: Expr, row: Expr, rows: int, zero: int) -> list[Stmt]:
-    """Return statements that fill the border beside `rows` rows, and above or below with the first or last."""
-    top, left, bottom, right = i.border
-    start = n * i64(i.plane)
-    body: list[Stmt] = []
-    for r in range(rows):
-        begin = start + (row + i64(r + top)) * i64(i.row)
-        body += fill(y, "left", begin, left * i.pitch, zero)
-        body += fill(y, "right", begin + i64((left + i.width) * i.pitch), right * i.pitch, zero)
-    above = fill(y, "above", start, top * i.row, zero)
-    below = fill(y, "below", start + i64((top + i.height) * i.row), bottom * i.row, zero)
-    if above:
-        body.append(tirx.IfThenElse(tirx.EQ(row, i64(0)), sequence(above), None))
-    if below:
-        body.append(tirx.IfThenElse(tirx.EQ(row, i64(i.height - rows)), sequence(below), None))
     return body

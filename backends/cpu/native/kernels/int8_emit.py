@@ -18,7 +18,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer, Stmt, Var
 
 from .emit import llvm
-from .int8_tiles import interleaved
+from .int8_tiles import Image, interleaved
 
 if TYPE_CHECKING:
     from ..isa import Isa
@@ -146,7 +146,7 @@ def to_bytes(value: Expr, zero: int, low: int, high: int) -> Expr:
 
 
 def to_bytes64(isa: Isa, values: Sequence[Expr], zero: int, low: int, high: int) -> Expr:
-    """Return `clamp(value + zero, low, high)` of four int32x16 as 64 bytes; lanes are `int8_tiles.interleaved`."""
+    """Return `clamp(value + zero, low, high)` of four int32x16 with `interleaved` lanes as 64 bytes."""
     if not isa.vnni:
         order = interleaved(4)
         lanes = [tirx.IntImm("int32", order.index(channel)) for channel in range(64)]
@@ -166,3 +166,21 @@ def fill(buffer: Buffer, name: str, at: Expr, count: Index, value: int) -> list[
         return []
     sixteenths = count // 16 if isinstance(count, int) else tirx.floordiv(count, i64(16))
     return [loop(name, sixteenths, lambda i: [put(buffer, u8(value), at + i * i64(16))])]
+
+
+def border(y: Buffer, i: Image, n: Expr, row: Expr, rows: int, zero: int) -> list[Stmt]:
+    """Return statements that fill the border beside `rows` rows, and above or below at the edges."""
+    top, left, bottom, right = i.border
+    start = n * i64(i.plane)
+    body: list[Stmt] = []
+    for r in range(rows):
+        begin = start + (row + i64(r + top)) * i64(i.row)
+        body += fill(y, "left", begin, left * i.pitch, zero)
+        body += fill(y, "right", begin + i64((left + i.width) * i.pitch), right * i.pitch, zero)
+    above = fill(y, "above", start, top * i.row, zero)
+    below = fill(y, "below", start + i64((top + i.height) * i.row), bottom * i.row, zero)
+    if above:
+        body.append(tirx.IfThenElse(tirx.EQ(row, i64(0)), sequence(above), None))
+    if below:
+        body.append(tirx.IfThenElse(tirx.EQ(row, i64(i.height - rows)), sequence(below), None))
+    return body

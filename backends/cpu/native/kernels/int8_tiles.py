@@ -125,5 +125,5 @@ def interleaved(vectors: int) -> list[int]:
     vector v holds channel 16 L + 4 v + i, so that the bytes come out in order. A rest is in natural order.
     """
     whole = vectors // 4 * 4
-    order = [64 * (v // 4) + 16 * (l // 4) + 4 * (v % 4) + l % 4 for v in range(whole) for l in range(16)]
+    order = [64 * (v // 4) + 16 * (i // 4) + 4 * (v % 4) + i % 4 for v in range(whole) for i in range(16)]
     return order + list(range(16 * whole, 16 * vectors))

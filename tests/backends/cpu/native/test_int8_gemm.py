@@ -1,0 +1,56 @@
+"""Quantized matrix products give the bytes of integer arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from int8_kernels import host, plain, requantize, run
+
+from pared.backends.cpu.native.isa import Isa
+from pared.backends.cpu.native.kernels import gemm_int8
+from pared.backends.cpu.native.kernels.gemm_int8 import GemmInt8Spec
+
+FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+products = st.builds(
+    GemmInt8Spec,
+    rows=st.sampled_from([1, 1, 2, 3, 4, 17]),
+    terms=st.one_of(st.integers(1, 70), st.sampled_from([255, 256, 513])),
+    outputs=st.one_of(st.integers(1, 70), st.sampled_from([128, 160, 176, 200])),
+    zero=st.integers(0, 255),
+    low=st.sampled_from([0, 9]),
+    high=st.sampled_from([255, 180]),
+)
+
+
+def check(spec: GemmInt8Spec, isa: Isa, seed: int) -> None:
+    """Compare with exact sums; unused bytes of the input are random; run in two ranges of tasks."""
+    assert gemm_int8.supports(spec, isa).ok
+    rng = np.random.default_rng(seed)
+    zero = int(rng.integers(0, 256))
+    x = rng.integers(0, 256, (spec.rows, spec.x_pitch)).astype(np.uint8)
+    weight = rng.integers(-128, 128, (spec.outputs, spec.terms)).astype(np.int8)
+    bias = rng.integers(-9000, 9000, spec.outputs).astype(np.int32)
+    factor = (rng.uniform(0.2, 1.5, spec.outputs) / (90 * np.sqrt(spec.terms))).astype(np.float32)
+    arrays = [x.ravel(), *gemm_int8.pack(spec, weight, bias, factor, zero)]
+    y = np.zeros(spec.rows * spec.vectors * 16, np.uint8)
+    flat = run(gemm_int8.build(spec, isa), isa, [*arrays, y], spec.tasks(), 2)[-1]
+    sums = (x[:, : spec.terms].astype(np.int64) - zero) @ weight.T.astype(np.int64) + bias
+    want = requantize(sums, factor, spec.zero, spec.low, spec.high)
+    np.testing.assert_array_equal(flat.reshape(spec.rows, -1)[:, : spec.outputs], want)
+
+
+@FEW
+@given(products, st.integers(0, 2**31))
+def test_any_shape_is_bit_exact(spec: GemmInt8Spec, seed: int) -> None:
+    check(spec, host(), seed)
+
+
+@settings(FEW, max_examples=6)
+@given(products, st.integers(0, 2**31))
+def test_any_shape_is_bit_exact_without_vnni(spec: GemmInt8Spec, seed: int) -> None:
+    check(spec, plain(), seed)
+
+
+def test_rows_that_overlap_are_refused() -> None:
+    assert "lie 16 bytes apart" in gemm_int8.supports(GemmInt8Spec(2, 20, 3, pitch=16), host()).reason
