@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..compiler.backend import Arrays
 from ..compiler.errors import MissingTool, ModelError, PipelineError, nearest
+from ..compiler.openvino_import import no_openvino_telemetry
 
 Runner = Callable[[Arrays], object]
 
@@ -35,7 +36,8 @@ def _onnxruntime(path: Path, threads: int) -> Runner:
 
 
 def _openvino(path: Path, threads: int) -> Runner:
-    import openvino as ov
+    with no_openvino_telemetry():
+        import openvino as ov
 
     core = ov.Core()
     config = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}

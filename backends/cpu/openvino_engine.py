@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...compiler.backend import Array, Arrays, Payload, Signature
 from ...compiler.errors import DataError, MissingTool, UnsupportedOp
 from ...compiler.inputs import InputChecker
+from ...compiler.openvino_import import no_openvino_telemetry
 from .ort_session import payload_path
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _require() -> None:
 
 
 def _compile(path: Path, threads: int | None) -> openvino.CompiledModel:
-    import openvino
+    with no_openvino_telemetry():
+        import openvino
 
     # OpenVINO would choose bfloat16 where the CPU has it; float32 is what the model says.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
