@@ -1,0 +1,144 @@
+"""From an `ir.Model` to a `Program`: layers are read, fused, and each handed to the kernel that takes it.
+
+`supported` says beforehand which nodes nothing takes, and why; `lower` refuses such a model. Layouts are
+chosen for the whole model: images are NHWC from the first layer to the last, the model's own transposes and
+reshapes only change how its inputs are read, and images carry the padding that their readers need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from ....compiler.errors import UnsupportedOp
+from . import layers as L
+from .fuse import fuse
+from .isa import Isa
+from .lower_f32 import FLOAT_RULES
+from .lower_int8 import INT8_RULES, borders, pitches
+from .place import Builder, Unfit
+from .program import Program
+from .read import Reading, read
+from .reader import bind_batch
+
+LayerRule = Callable[[Builder, L.Layer], None]
+
+
+def supported(model: ir.Model, isa: Isa, batch: int = 1) -> list[tuple[str, str]]:
+    """Return (node name, reason) for every node that keeps `model` from being lowered; empty: all is well."""
+    try:
+        reading = read(bind_batch(model, batch))
+        refused = [(node.name or node.op_type, reason) for node, reason in reading.refused]
+        return refused or _write(reading, isa, dry=True)[1]
+    except UnsupportedOp as error:
+        return [("", error.message)]
+
+
+def lower(model: ir.Model, isa: Isa, batch: int = 1) -> Program:
+    """Return the program that computes `model`, which is not edited; a symbolic batch becomes `batch`.
+
+    Raises:
+        UnsupportedOp: `native-unsupported`, with the first node that nothing takes and why.
+    """
+    reading = read(bind_batch(model, batch))
+    if reading.refused:
+        node, reason = reading.refused[0]
+        _refuse(f"node {node.name!r} ({node.op_type}): {reason}", len(reading.refused))
+    program, refused = _write(reading, isa, dry=False)
+    if refused:
+        _refuse(f"node {refused[0][0]!r}: {refused[0][1]}", len(refused))
+    program.check()
+    return program
+
+
+def _refuse(what: str, count: int) -> None:
+    more = f"; {count - 1} more nodes" if count > 1 else ""
+    raise UnsupportedOp("native-unsupported", f"native: {what}{more}", "use the engine ort")
+
+
+def _write(reading: Reading, isa: Isa, dry: bool) -> tuple[Program, list[tuple[str, str]]]:
+    layers = fuse(reading.layers, reading.outputs)
+    builder = Builder(isa, dry, [tensor.name for tensor in reading.outputs])
+    builder.borders, builder.pitches = borders(layers), pitches(layers, reading.outputs)
+    for tensor in reading.inputs:
+        builder.open_input(tensor)
+    refused: list[tuple[str, str]] = []
+    for layer in layers:
+        try:
+            _rule(layer)(builder, layer)
+        except Unfit as reason:
+            refused.append((layer.covers[0] if layer.covers else layer.output.name, str(reason)))
+            _stand_in(builder, layer)
+    refused += _close(builder, reading.outputs)
+    return builder.program(), refused
+
+
+def _close(builder: Builder, outputs: Sequence[L.Tensor]) -> list[tuple[str, str]]:
+    try:
+        for tensor in outputs:
+            builder.close_output(tensor)
+    except Unfit as reason:
+        return [(outputs[0].name, str(reason))]
+    return []
+
+
+def _stand_in(builder: Builder, layer: L.Layer) -> None:
+    """Give a refused layer an output, so that only its own reason is reported."""
+    if layer.output.quant is not None:
+        builder.bytes_for(_flat(layer.output))
+    else:
+        builder.floats_for(_flat(layer.output))
+    builder.where[layer.output.name] = builder.where.pop(layer.output.name)
+
+
+def _flat(tensor: L.Tensor) -> L.Tensor:
+    """Return the tensor, as a vector where its rank fits no layout."""
+    if len(tensor.shape) in (2, 4):
+        return tensor
+    return L.Tensor(tensor.name, (1, 1), tensor.quant)
+
+
+def _rule(layer: L.Layer) -> LayerRule:
+    rule = RULES.get((type(layer), layer.inputs[0].quant is not None))
+    if rule is None:
+        kind = "quantized" if layer.inputs[0].quant else "float"
+        raise Unfit(f"no {kind} kernel for {type(layer).__name__}")
+    return rule
+
+
+def _reshape(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Reshape), "the table says so"
+    builder.reshape(layer)
+
+
+def _transpose(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Transpose), "the table says so"
+    builder.transpose(layer)
+
+
+def _convert(builder: Builder, layer: L.Layer) -> None:
+    """Quantize, dequantize or requantize, from whatever layout the tensor has."""
+    source, target = layer.inputs[0], layer.output
+    if len(source.shape) not in (2, 4):
+        raise Unfit(f"a tensor of {len(source.shape)} axes; the layouts have 2 and 4")
+    where = builder.held(source) if source.quant is not None else builder.where[source.name]
+    how = "quantize" if source.quant is None else "requantize" if target.quant is not None else "dequantize"
+    n, c, h, w = source.image
+    made = builder.bytes_for(target) if target.quant is not None else builder.floats_for(target)
+    fill = target.quant.zero if target.quant is not None else 0
+    builder.move(
+        where.side(), where.buffer, made, (n, h, w, c), how, (source.quant, target.quant), fill, layer.covers
+    )
+
+
+RULES: Mapping[tuple[type[L.Layer], bool], LayerRule] = {
+    (L.Convert, False): _convert,
+    (L.Convert, True): _convert,
+    (L.Reshape, False): _reshape,
+    (L.Reshape, True): _reshape,
+    (L.Transpose, False): _transpose,
+    (L.Transpose, True): _transpose,
+    **{(kind, True): rule for kind, rule in INT8_RULES.items()},
+    **{(kind, False): rule for kind, rule in FLOAT_RULES.items()},
+}

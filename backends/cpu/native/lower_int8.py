@@ -1,0 +1,156 @@
+"""Kernels for quantized layers, and the borders and pitches of the images between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from . import layers as L
+from .kernels import conv_int8, depthwise_int8, gemm_int8
+from .kernels.add_formula import AddFormula, add_formula
+from .kernels.conv_int8 import ConvInt8Spec
+from .kernels.depthwise_int8 import DepthwiseInt8Spec
+from .kernels.gemm_int8 import GemmInt8Spec
+from .kernels.int8_tiles import NO_BORDER, Border, Image
+from .place import Builder, Held, fits
+
+# An image of few channels that only convolutions read is stored without padding lanes.
+FEW_CHANNELS = 8
+
+Bytes: TypeAlias = npt.NDArray[np.int8]
+
+
+def borders(layers: Sequence[L.Layer]) -> dict[str, Border]:
+    """Return the border of every quantized image: the most padding that any of its readers needs."""
+    found: dict[str, Border] = {}
+    for layer in layers:
+        if not isinstance(layer, L.IntLayer | L.Pool) or layer.inputs[0].quant is None:
+            continue
+        name = layer.inputs[0].name
+        have, need = found.get(name, NO_BORDER), layer.window.pads
+        found[name] = (
+            max(have[0], need[0]), max(have[1], need[1]), max(have[2], need[2]), max(have[3], need[3])
+        )  # fmt: skip
+    return found
+
+
+def pitches(layers: Sequence[L.Layer], outputs: Sequence[L.Tensor]) -> dict[str, int]:
+    """Return the pitch of images without padding lanes: moves write them, only convolutions read them."""
+    made = {layer.output.name for layer in layers if isinstance(layer, L.Convert | L.Reshape | L.Transpose)}
+    written = {layer.output.name for layer in layers} - made
+    barred = {x.name for x in outputs} | written
+    found: dict[str, int] = {}
+    for layer in layers:
+        dense = isinstance(layer, L.IntLayer) and layer.group == 1
+        for index, x in enumerate(layer.inputs):
+            if dense and index == 0 and len(x.shape) == 4 and x.channels <= FEW_CHANNELS:
+                found[x.name] = x.channels
+            elif x.quant is not None and not isinstance(layer, L.Reshape | L.Transpose):
+                barred.add(x.name)
+    return {name: pitch for name, pitch in found.items() if name not in barred}
+
+
+def _layer(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.IntLayer), "the table says so"
+    x = builder.held(layer.inputs[0])
+    flat = (x.image.channels, x.image.height, x.image.width) != layer.inputs[0].image[1:]
+    alone = layer.residual is None and x.image.border == NO_BORDER
+    pixel = x.image.height * x.image.width == 1 and layer.window.kernel == (1, 1)
+    if alone and layer.group == 1 and (flat or pixel):
+        _gemm(builder, layer, x)
+    elif layer.residual is None and 1 < layer.group == x.image.channels == layer.output.channels:
+        _depthwise(builder, layer, x)
+    else:
+        _conv(builder, layer, x)
+
+
+def _quants(layer: L.IntLayer) -> tuple[L.Quant, L.Quant]:
+    """Return the parameters of the input and of the layer's own result, before a residual."""
+    own = layer.residual.inner if layer.residual is not None else layer.output.quant
+    given = layer.inputs[0].quant
+    assert own is not None, "a quantized layer gives bytes"
+    assert given is not None, "a quantized layer reads bytes"
+    return given, own
+
+
+def _gemm(builder: Builder, layer: L.IntLayer, x: Held) -> None:
+    given, own = _quants(layer)
+    i = x.image
+    terms = i.channels if i.height * i.width == 1 else i.height * i.width * i.pitch
+    spec = GemmInt8Spec(i.batch, terms, layer.output.channels, own.zero, layer.low, layer.high, i.plane)
+    fits(gemm_int8.supports(spec, builder.isa))
+    made = builder.bytes_for(layer.output)
+    constants = builder.constants(
+        layer.output.name,
+        lambda: gemm_int8.pack(spec, _by_lanes(layer.weight, i), layer.bias, layer.factor, given.zero),
+    )
+    builder.step("gemm_int8", spec, [x.buffer], constants, made.buffer, layer.covers)
+
+
+def _by_lanes(weight: Bytes, i: Image) -> Bytes:
+    """Return [M, K] with K in the order of an image's memory, zeros for its padding lanes."""
+    if i.height * i.width == 1:
+        return weight.reshape(weight.shape[0], -1)
+    wide = np.zeros((weight.shape[0], i.height, i.width, i.pitch), np.int8)
+    wide[..., : i.channels] = weight.reshape(-1, i.channels, i.height, i.width).transpose(0, 2, 3, 1)
+    return wide.reshape(weight.shape[0], -1)
+
+
+def _depthwise(builder: Builder, layer: L.IntLayer, x: Held) -> None:
+    given, own = _quants(layer)
+    made, window = builder.bytes_for(layer.output), layer.window
+    spec = DepthwiseInt8Spec(
+        x.image, made.image, window.kernel, window.strides, window.dilations, window.pads[:2], own.zero,
+        layer.low, layer.high,
+    )  # fmt: skip
+    fits(depthwise_int8.supports(spec, builder.isa))
+    constants = builder.constants(
+        layer.output.name,
+        lambda: depthwise_int8.pack(spec, layer.weight, layer.bias, layer.factor, given.zero),
+    )
+    builder.step("depthwise_int8", spec, [x.buffer], constants, made.buffer, layer.covers)
+
+
+def _conv(builder: Builder, layer: L.IntLayer, x: Held) -> None:
+    given, own = _quants(layer)
+    window, weight = _unflattened(layer, x.image)
+    second = builder.image_of(layer.inputs[1]) if layer.residual is not None else None
+    made = builder.bytes_for(layer.output)
+    low, high = layer.low, layer.high
+    if layer.residual is not None:
+        low, high = layer.residual.inner_low, layer.residual.inner_high
+    spec = ConvInt8Spec(
+        x.image, made.image, window.kernel, window.strides, window.dilations, window.pads[:2], own.zero, low,
+        high, layer.group, second.image if second else None, _formula(layer),
+    )  # fmt: skip
+    fits(conv_int8.supports(spec, builder.isa))
+    constants = builder.constants(
+        layer.output.name, lambda: conv_int8.pack(spec, weight, layer.bias, layer.factor, given.zero)
+    )
+    inputs = [held.buffer for held in (x, second) if held is not None]
+    builder.step("conv_int8", spec, inputs, constants, made.buffer, layer.covers)
+
+
+def _unflattened(layer: L.IntLayer, i: Image) -> tuple[L.Window, Bytes]:
+    """Return the layer as a convolution over the image; one behind a Flatten has a window of its size."""
+    if (i.channels, i.height, i.width) == layer.inputs[0].image[1:]:
+        return layer.window, layer.weight
+    size = i.height, i.width
+    return L.Window(size), layer.weight.reshape(layer.weight.shape[0], i.channels, *size)
+
+
+def _formula(layer: L.IntLayer) -> AddFormula | None:
+    if layer.residual is None:
+        return None
+    inner, other, out = layer.residual.inner, layer.inputs[1].quant, layer.output.quant
+    assert other is not None, "a residual is quantized"
+    assert out is not None, "a sum is quantized"
+    return add_formula(
+        (inner.scale, other.scale, out.scale), (inner.zero, other.zero, out.zero), layer.low, layer.high
+    )
+
+
+INT8_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {L.IntLayer: _layer}
