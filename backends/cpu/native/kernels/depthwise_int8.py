@@ -88,10 +88,10 @@ class DepthwiseInt8Spec:
     def tile(self) -> tuple[int, int]:
         """Output rows and chunks beside each other that are computed together."""
         best, least = (1, 1), math.inf
-        chunks = -(-self.y.width // self.spread)
         for rows in (1, 2) if self.shared else (1,):
-            for columns in range(1, min(chunks, ACCUMULATORS // (4 * rows)) + 1):
-                cost = -(-self.y.height // rows) * -(-chunks // columns) * self._cycles(rows, columns)
+            for columns in range(1, min(self.y.width // self.spread, ACCUMULATORS // (4 * rows)) + 1):
+                count = -(-self.y.height // rows) * -(-self.y.width // (columns * self.spread))
+                cost = count * self._cycles(rows, columns)
                 if cost < least:
                     best, least = (rows, columns), cost
         return best

@@ -76,11 +76,10 @@ def _task(frame: _Frame, task: Var) -> list[Stmt]:
     block = tirx.floormod(task, i64(per_image)) * i64(rows)
     row, second = bind("row", smaller(block, spec.y.height - rows))
     step = columns * spec.spread
-    last = max(spec.y.width - step, 0)
 
     def over_columns(channel: Expr, keep: int) -> Stmt:
         def body(index: Var) -> list[Stmt]:
-            column, third = bind("column", smaller(index * i64(step), last))
+            column, third = bind("column", smaller(index * i64(step), spec.y.width - step))
             return [third, *_tile(frame, n, row, column, channel, keep)]
 
         return loop("columns", -(-spec.y.width // step), body)
