@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import tempfile
 import threading
 import time
@@ -96,10 +97,25 @@ def compile_model(
         "fallback": fallback, "threads": threads, "engine": engine,
     }  # fmt: skip
     inputs = Inputs(model, calibration, test_data, progress=progress, cancel=cancel)
-    out = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="pared-")) / "artifact"
-    artifact = compile_recipe(Recipe.parse(raw, place="pared.compile"), out, inputs=inputs).artifact
+    recipe = Recipe.parse(raw, place="pared.compile")
+    with _place(output) as out:
+        artifact = compile_recipe(recipe, out, inputs=inputs).artifact
     assert artifact is not None, "a compilation with an output gives an artifact"
     return artifact
+
+
+@contextlib.contextmanager
+def _place(output: str | Path | None) -> Iterator[Path]:
+    """Give the artifact's folder; a temporary one goes when the compilation fails."""
+    if output is not None:
+        yield Path(output)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="pared-"))
+    try:
+        yield folder / "artifact"
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def compile_recipe(
@@ -215,13 +231,19 @@ def _report(
         seconds=clock.metrics() | pass_seconds(variants.records),
         candidates=choice.candidates,
         chosen=choice.name,
-        notes=(*job.imported.notes, *notes, *_notes(job, choice)),
+        notes=(*job.imported.notes, *notes, *_notes(job, variants, choice)),
     )
 
 
-def _notes(job: Job, choice: Choice) -> list[str]:
+def _notes(job: Job, variants: Variants, choice: Choice) -> list[str]:
+    from ..exclusion import idle_patterns
+    from ..ir.walk import all_nodes
+
     calibration = job.ctx.calibration
     notes = list(calibration.notes) if calibration is not None else []
+    models = (job.imported.model, *variants.models.values())
+    names = (str(node.name) for model in models for node in all_nodes(model))
+    notes += [f"--exclude {p} matches no node" for p in idle_patterns(job.recipe.exclude, names)]
     telling = choice.why.startswith(("forced", "not measured", job.recipe.precision or "\0"))
     return [*notes, choice.why] if telling else notes
 

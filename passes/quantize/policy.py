@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from ...compiler.exclusion import excluded_by
 from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantSpec
 from ...compiler.pass_api import Refusal
@@ -57,12 +57,11 @@ def _keep_weights_only(choices: dict[ir.Node, Choice]) -> list[Refusal]:
 def _choose(
     graph: ir.Graph, policy: Policy, exclude: Sequence[str]
 ) -> tuple[dict[ir.Node, Choice], list[Refusal], list[str]]:
-    excluded = [_compiled(pattern) for pattern in exclude]
     choices: dict[ir.Node, Choice] = {}
     refusals: list[Refusal] = []
     float_ops: Counter[str] = Counter()
     for node in graph:
-        outcome = _outcome(node, policy, exclude, excluded)
+        outcome = _outcome(node, policy, exclude)
         if isinstance(outcome, Choice):
             choices[node] = outcome
         elif outcome and node.op_type in STAYS_FLOAT and not node.domain:
@@ -73,22 +72,11 @@ def _choose(
     return choices, refusals, notes
 
 
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(pattern)
-    except re.error:
-        return None  # a plain name such as `conv(1`
-
-
-def _outcome(
-    node: ir.Node, policy: Policy, exclude: Sequence[str], excluded: Sequence[re.Pattern[str] | None]
-) -> Choice | str | None:
+def _outcome(node: ir.Node, policy: Policy, exclude: Sequence[str]) -> Choice | str | None:
     """Return what to do with a node, the reason why not, or None where there is nothing to say."""
-    name = node.name or ""
     quantizable = not node.domain and node.op_type in RULES
-    for pattern, compiled in zip(exclude, excluded, strict=True):
-        if name == pattern or (compiled is not None and compiled.fullmatch(name)):
-            return f"excluded by {pattern!r}" if quantizable else None
+    if (pattern := excluded_by(node.name or "", exclude)) is not None:
+        return f"excluded by {pattern!r}" if quantizable else None
     if quantizable:
         choice = RULES[node.op_type](node, policy)
         return None if isinstance(choice, str) and _is_index_arithmetic(node) else choice

@@ -13,7 +13,6 @@ captures a finished float tensor. If branches keep theirs: dequantizing a branch
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.exclusion import excluded_by
 from ...compiler.ir import walk
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 
@@ -137,7 +137,7 @@ def find_weights(
         inside = graph is not model.graph
         for node in graph:
             operands = list(_operands(node, inside))
-            if operands and _excluded(node, exclude):
+            if operands and excluded_by(str(node.name), exclude):
                 refused.append(Refusal(str(node.name), "excluded by name"))
                 continue
             for value, axis in operands:
@@ -224,8 +224,3 @@ def _home(graph: ir.Graph, parents: Parents) -> ir.Graph:
         if node.op_type in _LOOPS:
             home = current
     return home
-
-
-def _excluded(node: ir.Node, exclude: tuple[str, ...]) -> bool:
-    name = str(node.name)
-    return any(pattern == name or re.fullmatch(pattern, name) for pattern in exclude)

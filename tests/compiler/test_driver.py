@@ -68,6 +68,15 @@ def test_a_budget_needs_labels(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_failed_compilation_leaves_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(DataError):
+        pared.compile(CNN, precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path) -> None:
     recipe = Recipe(model=str(CNN), precision="int8", calibration=str(CALIBRATION))
     result = compile_recipe(recipe, None)
