@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ....compiler.backend import Payload, Verdict
-from ....compiler.errors import MissingTool, TargetError
+from ....compiler.errors import MissingTool, TargetError, UnsupportedOp
 from .isa import isa_of
 from .link import compiler_for
 
@@ -51,8 +51,46 @@ def lower(model: ir.Model, target: Target) -> Payload:
 
     program = lower_model(model, isa)
     placed = plan(program)
-    options = {"isa": " ".join([isa.arch, *isa.features])}
+    batched = _has_batch(model)
+    if batched:
+        _check_per_sample(program, lower_model(model, isa, batch=2))
+    options = {"isa": " ".join([isa.arch, *isa.features]), "batched": batched}
     return Payload("native", codegen.build(program, placed, isa), options, {REPORT: _report(program, placed)})
+
+
+def _has_batch(model: ir.Model) -> bool:
+    """Tell whether the first size of inputs and outputs is open: then samples are run one by one.
+
+    Raises:
+        UnsupportedOp: `native-batch`: it is open for some only.
+    """
+    ports = [*model.graph.inputs, *model.graph.outputs]
+    opened = {port.name: bool(port.shape) and not isinstance(port.shape[0], int) for port in ports}
+    if any(opened.values()) and not all(opened.values()):
+        fixed = next(name for name, is_open in opened.items() if not is_open)
+        raise UnsupportedOp(
+            "native-batch",
+            f"native: {fixed!r} has a fixed first size, other inputs or outputs an open one",
+            "fix all sizes with --shape, or use the engine ort",
+        )
+    return any(opened.values())
+
+
+def _check_per_sample(one: Program, two: Program) -> None:
+    """Refuse a model whose samples meet: then a batch of two is more than the same steps on twice the data.
+
+    Raises:
+        UnsupportedOp: `native-batch`.
+    """
+    same = [s.family for s in one.steps] == [s.family for s in two.steps]
+    same = same and [c.digest for c in one.constants] == [c.digest for c in two.constants]
+    twice = [2 * b.bytes for b in one.buffers] == [b.bytes for b in two.buffers]
+    if not (same and twice):
+        raise UnsupportedOp(
+            "native-batch",
+            "native: samples of a batch are not computed one by one",
+            "fix the batch with --shape, or use the engine ort",
+        )
 
 
 def _report(program: Program, placed: Plan) -> str:

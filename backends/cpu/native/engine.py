@@ -8,7 +8,8 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,20 +67,30 @@ class _Library:
 class NativeExecutable:
     """A model's shared library; `run` may be called from several threads at once, each has its arena."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, batched: bool = False) -> None:
+        """Load.
+
+        Args:
+            path: of the library.
+            threads: that share the large steps of a run.
+            batched: any number of samples may be given; each is a run of its own.
+        """
         self._library: _Library | None = _Library(path, threads)
         info = self._library.info
-        self._signature = Signature(
-            tuple(_port(info.inputs[i]) for i in range(info.input_count)),
-            tuple(_port(info.outputs[i]) for i in range(info.output_count)),
-        )
+        self._batched = batched
+        self._inputs = [_port(info.inputs[i]) for i in range(info.input_count)]
+        self._outputs = [_port(info.outputs[i]) for i in range(info.output_count)]
+        shown = _with_batch if batched else tuple
+        self._signature = Signature(shown(self._inputs), shown(self._outputs))
+        self._bytes = [int(info.inputs[i].bytes) for i in range(info.input_count)]
+        self._bytes += [int(info.outputs[i].bytes) for i in range(info.output_count)]
         self.arena_bytes, self.constant_bytes = int(info.arena_bytes), int(info.constant_bytes)
         self._check = InputChecker(self._signature)
         self._threads = threading.local()
 
     @property
     def signature(self) -> Signature:
-        """Inputs and outputs in order, all sizes fixed."""
+        """Inputs and outputs in order; all sizes fixed but that of a batch."""
         return self._signature
 
     def run(self, inputs: Arrays, outputs: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -98,12 +109,15 @@ class NativeExecutable:
         if library is None:
             raise ArtifactError("artifact-closed", "the model was closed", "load it again")
         given = self._check(inputs)
-        arrays = [given[port.name] for port in self._signature.inputs]
-        results = self._results(outputs or {})
-        error = library.c.pared_run_on(
-            library.pool, _pointers(arrays), _pointers(list(results.values())), self._arena()
-        )
-        assert error == 0, f"pared_run_on: error {error}"
+        arrays = [given[port.name] for port in self._inputs]
+        samples = arrays[0].shape[0] if self._batched else 1
+        results = self._results(outputs or {}, samples)
+        arena, addresses = self._arena(), [a.ctypes.data for a in (*arrays, *results.values())]
+        for sample in range(samples):
+            places = [start + sample * size for start, size in zip(addresses, self._bytes, strict=True)]
+            sources, sinks = places[: len(arrays)], places[len(arrays) :]
+            error = library.c.pared_run_on(library.pool, _pointers(sources), _pointers(sinks), arena)
+            assert error == 0, f"pared_run_on: error {error}"
         return results
 
     def close(self) -> None:
@@ -111,11 +125,15 @@ class NativeExecutable:
         self._library = None
         self._threads = threading.local()
 
-    def _results(self, own: Mapping[str, Array]) -> dict[str, Array]:
+    def _results(self, own: Mapping[str, Array], samples: int) -> dict[str, Array]:
         results = {}
-        for port in self._signature.outputs:
-            made = own.get(port.name)
-            results[port.name] = _empty(port) if made is None else _checked_output(port, made)
+        for port in self._outputs:
+            shape = tuple(int(size) for size in port.shape)
+            shape = (samples * shape[0], *shape[1:]) if self._batched else shape
+            made, dtype = own.get(port.name), _numpy_name(port.dtype)
+            results[port.name] = (
+                np.empty(shape, dtype) if made is None else _checked_output(port.name, made, shape, dtype)
+            )
         unknown = sorted(set(own) - set(results))
         if unknown:
             valid = ", ".join(results)
@@ -136,7 +154,8 @@ def load(folder: Path, options: Mapping[str, object], threads: int | None) -> Na
 
     Args:
         folder: of the artifact.
-        options: of the payload; `isa` lists what the code uses, checked before any of it is mapped.
+        options: of the payload; `isa` lists what the code uses, checked before any of it is mapped; `batched`
+            says that the library computes one sample of a batch.
         threads: per run; None takes every core this process may use.
 
     Raises:
@@ -148,7 +167,8 @@ def load(folder: Path, options: Mapping[str, object], threads: int | None) -> Na
         raise ArtifactError("artifact-file-missing", f"{folder} has no {LIBRARY}", "compile it again")
     arch, *features = str(options.get("isa", "")).split() or [""]
     _check_cpu(folder, arch, features)
-    return NativeExecutable(path, threads if threads is not None else _usable_cores())
+    batched = bool(options.get("batched", False))
+    return NativeExecutable(path, threads if threads is not None else _usable_cores(), batched)
 
 
 def _check_cpu(folder: Path, arch: str, features: list[str]) -> None:
@@ -222,28 +242,24 @@ def _numpy_name(name: str) -> str:
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
 
 
-def _shape(port: Port) -> tuple[int, ...]:
-    return tuple(int(size) for size in port.shape)
+def _with_batch(ports: Sequence[Port]) -> tuple[Port, ...]:
+    return tuple(replace(port, shape=("batch", *port.shape[1:])) for port in ports)
 
 
-def _empty(port: Port) -> Array:
-    return np.empty(_shape(port), _numpy_name(port.dtype))
-
-
-def _checked_output(port: Port, array: Array) -> Array:
-    fits = array.shape == _shape(port) and array.dtype == _numpy_name(port.dtype)
+def _checked_output(name: str, array: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    fits = (array.shape, array.dtype) == (shape, np.dtype(dtype))
     if fits and array.flags.c_contiguous and array.flags.writeable:
         return array
     raise DataError(
         "output-buffer",
-        f"output {port.name!r} needs a contiguous, writable {port.dtype} array of {list(port.shape)}, "
+        f"output {name!r} needs a contiguous, writable {dtype} array of {list(shape)}, "
         f"got {array.dtype} {list(array.shape)}",
         "make it with numpy.empty",
     )
 
 
-def _pointers(arrays: list[Array]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
+def _pointers(addresses: Sequence[int]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 def _usable_cores() -> int:

@@ -68,9 +68,17 @@ def test_results_go_to_the_callers_buffer(folder, x):
     "array", [np.zeros((4, 15), np.float32), np.zeros((4, 16)), np.zeros((16, 4), np.float32).T]
 )
 def test_an_output_buffer_that_does_not_fit_is_refused(folder, x, array):
-    with pytest.raises(DataError, match="needs a contiguous, writable FLOAT array") as caught:
+    with pytest.raises(DataError, match="needs a contiguous, writable float32 array") as caught:
         engine.load(folder, OPTIONS, 1).run({"x": x}, {OUT: array})
     assert caught.value.reason == "output-buffer"
+
+
+def test_samples_of_a_batch_are_run_one_by_one(tmp_path):
+    written(tmp_path, toy.chain(rows=1))
+    model = engine.load(tmp_path, {**OPTIONS, "batched": True}, 1)
+    x = np.random.default_rng(0).integers(-9, 9, (4, 16)).astype(np.float32)
+    assert model.signature.inputs[0].shape == ("batch", 16)
+    np.testing.assert_array_equal(model.run({"x": x})[OUT], toy.expected(x))
 
 
 def test_an_unknown_output_is_refused(folder, x):
