@@ -150,5 +150,9 @@ class Manager:
     def _dump(self, model: ir.Model, position: int, name: str) -> None:
         if self.dump_ir is None:
             return
-        self.dump_ir.mkdir(parents=True, exist_ok=True)
-        save(model, self.dump_ir / f"{position:02d}-{name}.onnx")
+        path = self.dump_ir / f"{position:02d}-{name}.onnx"
+        try:
+            self.dump_ir.mkdir(parents=True, exist_ok=True)
+            save(model, path)
+        except OSError as err:
+            raise OSError(err.errno, err.strerror, str(path)) from err  # a full disk names no file

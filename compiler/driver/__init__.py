@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import shutil
 import tempfile
@@ -255,14 +256,21 @@ def _scratch() -> Iterator[Path]:
     Raises:
         ArtifactError: the temporary folder is full or cannot be written.
     """
-    from ..artifact.place import write_error
+    from ..errors import ArtifactError
 
-    place = Path(tempfile.gettempdir())
+    place = tempfile.gettempdir()
     try:
         with tempfile.TemporaryDirectory(prefix="pared-compile-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     except OSError as err:
-        raise write_error(place, err) from err
+        if err.filename is not None and not str(err.filename).startswith(place):
+            raise
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise ArtifactError(
+            "artifact-disk-full" if full else "artifact-unwritable",
+            f"temporary files in {place}: {err.strerror or err}; no artifact was written",
+            "free space there or set TMPDIR to another folder",
+        ) from err
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -68,6 +69,23 @@ def test_print_pipeline_needs_no_model_and_writes_nothing(folder: Path, pared: R
     before = sorted(folder.iterdir())
     assert pared("compile", "--pipeline", "dead-code", "--print-pipeline").out == "dead-code\n"
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_dump_folder_that_cannot_be_made_is_named(folder: Path, pared: Run) -> None:
+    done = pared("compile", "-m", "m.onnx", "--dry-run", "--dump-ir", "m.onnx/ir")
+    assert done.code == 2
+    assert "m.onnx/ir" in done.err
+
+
+def test_a_full_temporary_folder_is_told_with_the_way_out(
+    folder: Path, pared: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pared.compiler.driver.choose.choose", full)
+    done = pared("compile", "-m", "m.onnx", "-o", "out")
+    assert (done.code, "set TMPDIR" in done.err, (folder / "out").exists()) == (2, True, False)
 
 
 def test_print_pipeline_is_one_line_to_copy(folder: Path, pared: Run) -> None:
