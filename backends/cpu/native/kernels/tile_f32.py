@@ -162,3 +162,8 @@ def split_task(task: Var, inner: int) -> tuple[Expr, Expr]:
     if inner == 1:
         return task, tirx.const(0, "int32")
     return tirx.truncdiv(task, inner), tirx.truncmod(task, inner)
+
+
+def branch(conditions: Sequence[Expr], yes: Sequence[Stmt], no: Sequence[Stmt] = ()) -> Stmt:
+    """Return a branch on all of `conditions`."""
+    return tirx.IfThenElse(tirx.all(*conditions), sequence(yes), sequence(no) if no else None)
