@@ -78,7 +78,7 @@ def build_conv(spec: ConvInt8Spec, isa: Isa) -> tvm.IRModule:
     most = min(tile.vectors, spec.vectors)
     sums = [register(f"sum{i}", "int32", LANES) for i in range(tile.pixels * most)]
     frame = _Frame(view, isa, x, residual, weights, bias, factor, y, sums)
-    parameters = [x, *([residual] if residual else []), weights, bias, factor, y]
+    parameters = [x, *([residual] if residual is not None else []), weights, bias, factor, y]
 
     def body(begin: Var, end: Var) -> list[Stmt]:
         return [*allocate(sums), tasks(begin, end, lambda task: _task(frame, task))]

@@ -21,9 +21,11 @@ from .int8_emit import (
     loop,
     put,
     rounded,
+    shuffle,
     smaller,
     tasks,
     to_bytes64,
+    unpack,
     vector,
 )
 
@@ -150,19 +152,7 @@ def _chunk(frame: _Frame, at: Expr) -> Expr:
     pitch = spec.x.pitch
     lanes = [2 * pitch * p + byte for p in range(spec.spread) for byte in range(pitch)]
     halves = [vector(frame.x, at, CHUNK), vector(frame.x, at + i64(CHUNK), CHUNK)]
-    return _shuffle(halves, lanes)
-
-
-def _shuffle(values: Sequence[Expr], lanes: Sequence[int]) -> Expr:
-    return tirx.Shuffle(list(values), [tirx.IntImm("int32", lane) for lane in lanes])
-
-
-def _unpack(low: bool, a: Expr, b: Expr, lanes: int) -> Expr:
-    """Return the elements of the low or high halves of all 128-bit lanes, alternating."""
-    per = lanes // 4
-    first = 0 if low else per // 2
-    order = [side * lanes + per * lane + first + i for lane in range(4) for i in range(per // 2) for side in (0, 1)]
-    return _shuffle([a, b], order)
+    return shuffle(halves, lanes)
 
 
 def _interleave(rows: Sequence[Expr]) -> tuple[list[Expr], list[Stmt]]:
@@ -172,7 +162,7 @@ def _interleave(rows: Sequence[Expr]) -> tuple[list[Expr], list[Stmt]]:
     for first in (0, 2):
         halves: list[Expr] = []
         for low in (True, False):
-            mixed = tirx.reinterpret("uint16x32", _unpack(low, rows[first], rows[first + 1], 64))
+            mixed = tirx.reinterpret("uint16x32", unpack(low, rows[first], rows[first + 1], 64))
             name, statement = bind("pair", mixed)
             halves.append(name)
             body.append(statement)
@@ -180,7 +170,7 @@ def _interleave(rows: Sequence[Expr]) -> tuple[list[Expr], list[Stmt]]:
     data: list[Expr] = []
     for half in (0, 1):
         for low in (True, False):
-            mixed = tirx.reinterpret("uint8x64", _unpack(low, pairs[0][half], pairs[1][half], 32))
+            mixed = tirx.reinterpret("uint8x64", unpack(low, pairs[0][half], pairs[1][half], 32))
             name, statement = bind("quad", mixed)
             data.append(name)
             body.append(statement)
@@ -204,5 +194,5 @@ def _finish(frame: _Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: 
             steps = [rounded(frame.isa, total * factor) for total, factor in zip(sums, factors, strict=True)]
             value = to_bytes64(frame.isa, steps, spec.zero, spec.low, spec.high)
             to = out + i64(r * y.row + c * spec.spread * y.pitch)
-            body.append(put(frame.y, _shuffle([value], range(keep)) if keep < CHUNK else value, to, keep))
+            body.append(put(frame.y, shuffle([value], range(keep)) if keep < CHUNK else value, to, keep))
     return body

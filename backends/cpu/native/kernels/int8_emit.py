@@ -123,20 +123,20 @@ def dot_lanes(isa: Isa, sums: Expr, data: Expr, weights: Expr) -> Expr:
     if isa.vnni:
         return llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", sums, data, weights)
     for q in range(QUAD):
-        lanes = [tirx.IntImm("int32", QUAD * lane + q) for lane in range(LANES)]
-        left, right = (tirx.Cast("int32x16", tirx.Shuffle([side], lanes)) for side in (data, weights))
+        lanes = [QUAD * lane + q for lane in range(LANES)]
+        left, right = (tirx.Cast("int32x16", shuffle([side], lanes)) for side in (data, weights))
         sums = sums + left * right
     return sums
 
 
-def rounded(isa: Isa, steps: Expr) -> Expr:
-    """Return `steps` (float32x16) rounded half to even as int32, saturated near +-2^30."""
-    capped = tirx.Min(steps, f32(SAFE_STEPS))
-    if isa.vnni:
+def rounded(isa: Isa, steps: Expr, lanes: int = LANES) -> Expr:
+    """Return `steps` (float32) rounded half to even as int32, saturated near +-2^30."""
+    capped = tirx.Min(steps, f32(SAFE_STEPS, lanes))
+    if isa.vnni and lanes == LANES:
         # Below -2^31 the instruction gives the most negative integer, which is what saturation wants.
         mask, current = tirx.IntImm("int16", -1), tirx.IntImm("int32", 4)
         return llvm("llvm.x86.avx512.mask.cvtps2dq.512", "int32x16", capped, i32(0), mask, current)
-    return tirx.Cast("int32x16", tirx.nearbyint(tirx.Max(capped, f32(-SAFE_STEPS))))
+    return tirx.Cast(f"int32x{lanes}", tirx.nearbyint(tirx.Max(capped, f32(-SAFE_STEPS, lanes))))
 
 
 def to_bytes(value: Expr, zero: int, low: int, high: int) -> Expr:
@@ -149,8 +149,8 @@ def to_bytes64(isa: Isa, values: Sequence[Expr], zero: int, low: int, high: int)
     """Return `clamp(value + zero, low, high)` of four int32x16 with `interleaved` lanes as 64 bytes."""
     if not isa.vnni:
         order = interleaved(4)
-        lanes = [tirx.IntImm("int32", order.index(channel)) for channel in range(64)]
-        return tirx.Shuffle([to_bytes(value, zero, low, high) for value in values], lanes)
+        narrow = [to_bytes(value, zero, low, high) for value in values]
+        return shuffle(narrow, [order.index(channel) for channel in range(64)])
     halves = [llvm("llvm.x86.avx512.packssdw.512", "int16x32", values[i], values[i + 1]) for i in (0, 2)]
     if zero:
         offset = tirx.Broadcast(tirx.IntImm("int16", zero), 32)
@@ -158,6 +158,27 @@ def to_bytes64(isa: Isa, values: Sequence[Expr], zero: int, low: int, high: int)
     packed = tirx.reinterpret("uint8x64", llvm("llvm.x86.avx512.packuswb.512", "int8x64", *halves))
     packed = tirx.Max(packed, u8(low, 64)) if low > 0 else packed
     return tirx.Min(packed, u8(high, 64)) if high < 255 else packed
+
+
+def shuffle(values: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+    """Return the lanes of `values`, counted one vector after the other, in this order."""
+    return tirx.Shuffle(list(values), [tirx.IntImm("int32", lane) for lane in lanes])
+
+
+def unpack(low: bool, a: Expr, b: Expr, lanes: int) -> Expr:
+    """Return the elements of the low or high halves of all 128-bit lanes, alternating."""
+    per = lanes // 4
+    first = 0 if low else per // 2
+    order = [side * lanes + per * lane + first + i for lane in range(4) for i in range(per // 2) for side in (0, 1)]
+    return shuffle([a, b], order)
+
+
+def widen(value: Expr) -> list[Expr]:
+    """Return 64 bytes as four int32x16, lanes as `interleaved` says."""
+    none = u8(0, 64)
+    words = [tirx.reinterpret("uint16x32", unpack(low, value, none, 64)) for low in (True, False)]
+    zeros = tirx.Broadcast(tirx.IntImm("uint16", 0), 32)
+    return [tirx.reinterpret("int32x16", unpack(low, w, zeros, 32)) for w in words for low in (True, False)]
 
 
 def fill(buffer: Buffer, name: str, at: Expr, count: Index, value: int) -> list[Stmt]:
@@ -184,3 +205,8 @@ def border(y: Buffer, i: Image, n: Expr, row: Expr, rows: int, zero: int) -> lis
     if below:
         body.append(tirx.IfThenElse(tirx.EQ(row, i64(i.height - rows)), sequence(below), None))
     return body
+
+
+def row_of(i: Image, n: Expr, row: Expr) -> Expr:
+    """Return the offset of the first pixel of a row, behind the border."""
+    return n * i64(i.plane) + row * i64(i.row) + i64(i.origin)
