@@ -1,10 +1,12 @@
-"""Merges neighbouring layers: an add and clipping go into the convolution before them."""
+"""Merges neighbouring layers: an add and clipping go into the convolution before them, and the like."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from . import layers as L
 from .quantized import limits
@@ -40,14 +42,16 @@ def _merge(
     )
     for index in makers:
         before = done[index]
-        merged = _with_add(before, layer) if isinstance(layer, L.Add) else _with_clip(before, layer)
+        merged = next(filter(None, (rule(before, layer) for rule in _RULES)), None)
         if merged is not None:
             return merged, index
     return layer, None
 
 
-def _with_add(before: L.Layer, add: L.Add) -> L.Layer | None:
+def _with_add(before: L.Layer, add: L.Layer) -> L.Layer | None:
     """Return the convolution `before` with the add as its epilogue."""
+    if not isinstance(add, L.Add):
+        return None
     others = [x for x in add.inputs if x.name != before.output.name]
     if len(before.inputs) != 1 or len(others) != 1:
         return None
@@ -74,3 +78,61 @@ def _with_clip(before: L.Layer, clip: L.Layer) -> L.Layer | None:
     if low > high:
         return None
     return replace(before, output=clip.output, covers=before.covers + clip.covers, low=low, high=high)
+
+
+def _with_affine(before: L.Layer, after: L.Layer) -> L.Layer | None:
+    """Return two scales and shifts as one; products in float64, rounded once."""
+    if not isinstance(before, L.Affine) or not isinstance(after, L.Affine) or before.clips:
+        return None
+    scale = before.scale.astype(np.float64) * after.scale
+    shift = before.shift.astype(np.float64) * after.scale + after.shift
+    covers = before.covers + after.covers
+    return replace(
+        after,
+        inputs=before.inputs,
+        covers=covers,
+        scale=scale.astype(np.float32),
+        shift=shift.astype(np.float32),
+    )
+
+
+def _folded(before: L.Layer, after: L.Layer) -> L.Layer | None:
+    """Return a convolution with the scale and shift behind it in its weights."""
+    if not isinstance(before, L.FloatLayer) or not isinstance(after, L.Affine):
+        return None
+    if before.clips or len(before.inputs) > 1:
+        return None
+    scale = after.scale.astype(np.float64)
+    weight = (before.weight * scale[:, None, None, None]).astype(np.float32)
+    bias = (before.bias * scale + after.shift).astype(np.float32)
+    covers = before.covers + after.covers
+    return replace(
+        before, output=after.output, covers=covers, weight=weight, bias=bias, low=after.low, high=after.high
+    )
+
+
+def _shuffle(before: L.Layer, after: L.Layer) -> L.Layer | None:
+    """Return Reshape, Transpose, Reshape that interleave groups of channels as one layer.
+
+    The first two become a Shuffle whose output still has the transposed shape; the last Reshape, being
+    trivial then, gives it its own.
+    """
+    if isinstance(before, L.Reshape) and isinstance(after, L.Transpose):
+        x, groups = before.inputs[0], before.output.shape
+        if len(x.shape) != 4 or len(groups) != 5 or after.perm != (0, 2, 1, 3, 4):
+            return None
+        if (groups[0], groups[1] * groups[2], *groups[3:]) != x.shape:
+            return None
+        order = np.arange(x.channels).reshape(groups[1:3]).T.reshape(-1)
+        source = tuple(int(c) for c in order)
+        return L.Shuffle(before.inputs, after.output, before.covers + after.covers, source, groups[1])
+    if (
+        isinstance(before, L.Shuffle)
+        and isinstance(after, L.Reshape)
+        and after.output.shape == before.inputs[0].shape
+    ):
+        return replace(before, output=after.output, covers=before.covers + after.covers)
+    return None
+
+
+_RULES = (_with_add, _with_clip, _with_affine, _folded, _shuffle)

@@ -168,6 +168,11 @@ class Affine(Layer):
     low: float = -np.inf
     high: float = np.inf
 
+    @property
+    def clips(self) -> bool:
+        """Say whether there is any clipping."""
+        return self.low != -np.inf or self.high != np.inf
+
 
 @dataclass(frozen=True, eq=False)
 class Clip(Layer):
@@ -179,14 +184,18 @@ class Clip(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Concat(Layer):
-    """Joins channels; quantized inputs have the parameters of the output."""
+    """Joins channels; quantized inputs are requantized to the parameters of the output."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shuffle(Layer):
-    """Channel c of the output is channel `source[c]` of the input."""
+    """Channel c of the output is channel `source[c]` of the input: `groups` of channels, interleaved.
+
+    The output's shape may still be the five-dimensional one that ONNX transposes.
+    """
 
     source: tuple[int, ...]
+    groups: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ reshapes only change how its inputs are read, and images carry the padding that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -15,6 +16,9 @@ from ....compiler.errors import UnsupportedOp
 from . import layers as L
 from .fuse import fuse
 from .isa import Isa
+from .kernels.concat import ConcatSpec
+from .kernels.int8_tiles import NO_BORDER
+from .kernels.move import How, MoveSpec, Side
 from .lower_f32 import FLOAT_RULES
 from .lower_int8 import INT8_RULES, borders, pitches
 from .place import Builder, Unfit
@@ -132,11 +136,63 @@ def _convert(builder: Builder, layer: L.Layer) -> None:
     )
 
 
+def _concat(builder: Builder, layer: L.Layer) -> None:
+    target = layer.output
+    held = [builder.image_of(x) for x in layer.inputs]
+    made = builder.bytes_for(target) if target.quant is not None else builder.floats_for(target)
+    image, side, parts, first = made.image, made.side(), list[MoveSpec](), 0
+    for x, one in zip(layer.inputs, held, strict=True):
+        sizes = (image.batch, image.height, image.width, x.channels)
+        into = replace(side, offset=side.offset + first)
+        how, pairs = _requantization(x.quant, target.quant)
+        last = first + x.channels == image.channels
+        lanes = image.pitch - first if last else 0
+        border = NO_BORDER if parts else image.border
+        fill = target.quant.zero if target.quant is not None else 0
+        parts.append(MoveSpec(sizes, one.side(), into, how, *pairs, border, lanes, fill))
+        first += x.channels
+    buffers = [one.buffer for one in held]
+    builder.step("concat", ConcatSpec(tuple(parts)), buffers, (), made.buffer, layer.covers)
+
+
+def _requantization(
+    source: L.Quant | None, target: L.Quant | None
+) -> tuple[How, tuple[tuple[float, int], tuple[float, int]]]:
+    """Return how a part changes on its way, and its (scale, zero) before and after."""
+    if source is None or target is None or (source.scale, source.zero) == (target.scale, target.zero):
+        return "copy", ((1.0, 0), (1.0, 0))
+    return "requantize", ((source.scale, source.zero), (target.scale, target.zero))
+
+
+def _shuffle(builder: Builder, layer: L.Layer) -> None:
+    """Interleave groups of channels: [groups, channels of one] becomes [channels of one, groups]."""
+    assert isinstance(layer, L.Shuffle), "the table says so"
+    source, target = layer.inputs[0], layer.output
+    if target.shape != source.shape:
+        raise Unfit(f"a transposed tensor of shape {target.shape} is read by itself")
+    held = builder.image_of(source)
+    made = builder.bytes_for(target) if target.quant is not None else builder.floats_for(target)
+    if any(held.image.border) or any(made.image.border):
+        raise Unfit("channels are interleaved between padded images")
+    i, inner = held.image, source.channels // layer.groups
+    pixels, size = i.batch * i.height * i.width, i.bytes
+    spec = MoveSpec(
+        (1, pixels, layer.groups, inner),
+        Side(held.dtype, size, (0, i.pitch, inner, 1)),
+        Side(held.dtype, size, (0, i.pitch, 1, layer.groups)),
+    )
+    builder.step("move", spec, (held.buffer,), (), made.buffer, layer.covers)
+
+
 RULES: Mapping[tuple[type[L.Layer], bool], LayerRule] = {
+    (L.Concat, False): _concat,
+    (L.Concat, True): _concat,
     (L.Convert, False): _convert,
     (L.Convert, True): _convert,
     (L.Reshape, False): _reshape,
     (L.Reshape, True): _reshape,
+    (L.Shuffle, False): _shuffle,
+    (L.Shuffle, True): _shuffle,
     (L.Transpose, False): _transpose,
     (L.Transpose, True): _transpose,
     **{(kind, True): rule for kind, rule in INT8_RULES.items()},

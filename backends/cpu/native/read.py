@@ -289,10 +289,7 @@ def _concat(reader: Reader, node: ir.Node) -> None:
     if int_attribute(node, "axis", 1) % rank != 1 or any(reader.is_constant(v) for v in node.inputs):
         raise Refused(node, "joins another axis than the channels, or constants")
     parts, tail = [reader.quantized(value) for value in node.inputs], quantized_tail(node.outputs[0])
-    same = (
-        tail is not None and not _clips(tail) and all(p is not None and p.quant == tail.quant for p in parts)
-    )
-    if tail is None or not same:
+    if tail is None or _clips(tail) or any(part is None for part in parts):
         tail = Tail(node.outputs[0])
         parts = [reader.real(value, node) for value in node.inputs]
     reader.take(*tail.nodes)

@@ -10,6 +10,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer, Stmt, Var
 
 from . import emit
+from .concat import ConcatSpec
 from .move import MoveSpec
 
 LANES = 16
@@ -24,29 +25,71 @@ def build_move(spec: MoveSpec) -> tvm.IRModule:
     return emit.module((source, target), lambda begin, end: [emit.loop("t", begin, end - begin, move.task)])
 
 
+def build_concat(spec: ConcatSpec) -> tvm.IRModule:
+    """Return the module whose `main` writes all parts of a concatenation; the first fills the border."""
+    first = spec.parts[0]
+    target = emit.parameter("target", first.target.dtype, (first.target.size,))
+    sources = [
+        emit.parameter(f"source_{i}", part.source.dtype, (part.source.size,))
+        for i, part in enumerate(spec.parts)
+    ]
+    moves = [_Move(part, source, target) for part, source in zip(spec.parts, sources, strict=True)]
+
+    def task(task: Var) -> Sequence[Stmt]:
+        n, line = moves[0].place(task)
+        rows = [stmt for move in moves for stmt in move.row(n, moves[0].inner(line))]
+        return moves[0].either(line, [*moves[0].sides(n, line), *rows], moves[0].outside(n, line))
+
+    given = (*sources, target)
+    return emit.module(given, lambda begin, end: [emit.loop("t", begin, end - begin, task)])
+
+
 class _Move:
     def __init__(self, spec: MoveSpec, source: Buffer, target: Buffer) -> None:
         self.spec, self.source, self.target = spec, source, target
 
     def task(self, task: Var) -> Sequence[Stmt]:
         """Return one row of the target: its border, or its pixels with what is left and right of them."""
-        spec = self.spec
-        top, left, bottom, right = spec.border
-        rows = spec.sizes[1] + top + bottom
-        n, line = tirx.truncdiv(task, emit.const(rows)), tirx.truncmod(task, emit.const(rows))
-        target = spec.target.strides
-        start = n * target[0] + (line - top) * target[1] + (spec.target.offset - left * target[2])
-        pixels = spec.sizes[2] + left + right
-        inside = [
-            *self.fill(start, left * target[2]),
-            *self.fill(start + (left + spec.sizes[2]) * target[2], right * target[2]),
-            *self.row(n, line - top),
-        ]
+        n, line = self.place(task)
+        return self.either(
+            line, [*self.sides(n, line), *self.row(n, self.inner(line))], self.outside(n, line)
+        )
+
+    def place(self, task: Expr) -> tuple[Expr, Expr]:
+        """Return the image and the line of the target, border included, that a task writes."""
+        rows = emit.const(self.spec.sizes[1] + self.spec.border[0] + self.spec.border[2])
+        return tirx.truncdiv(task, rows), tirx.truncmod(task, rows)
+
+    def inner(self, line: Expr) -> Expr:
+        """Return the row of pixels behind the border."""
+        return line - self.spec.border[0]
+
+    def either(self, line: Expr, inside: Sequence[Stmt], outside: Sequence[Stmt]) -> Sequence[Stmt]:
+        """Return what happens on a line of pixels, or on one of the border."""
+        top, _, bottom, _ = self.spec.border
         if not top and not bottom:
             return inside
-        outside = self.fill(start, pixels * target[2])
-        within = tirx.And(line >= top, line < top + spec.sizes[1])
+        within = tirx.And(line >= top, line < top + self.spec.sizes[1])
         return [tirx.IfThenElse(within, emit.sequence(inside), emit.sequence(outside))]
+
+    def start(self, n: Expr, line: Expr) -> Expr:
+        """Return where a line of the target begins."""
+        spec, target = self.spec, self.spec.target.strides
+        return (
+            n * target[0] + self.inner(line) * target[1] + (spec.target.offset - spec.border[1] * target[2])
+        )
+
+    def sides(self, n: Expr, line: Expr) -> list[Stmt]:
+        """Return the statements that fill what is left and right of a row."""
+        (_, left, _, right), step = self.spec.border, self.spec.target.strides[2]
+        start = self.start(n, line)
+        after = start + (left + self.spec.sizes[2]) * step
+        return [*self.fill(start, left * step), *self.fill(after, right * step)]
+
+    def outside(self, n: Expr, line: Expr) -> list[Stmt]:
+        """Return the statements that fill a line of the border."""
+        (_, left, _, right), step = self.spec.border, self.spec.target.strides[2]
+        return self.fill(self.start(n, line), (self.spec.sizes[2] + left + right) * step)
 
     def fill(self, at: Expr, count: int) -> list[Stmt]:
         """Return the statements that fill `count` elements."""
@@ -130,7 +173,11 @@ class _Move:
     def quantize(self, value: Expr, lanes: int) -> Expr:
         scale, zero = self.spec.target_quant
         steps = value / _float(scale, lanes)
-        steps = tirx.Select(tirx.EQ(steps, steps), steps, _float(0.0, lanes))
+        # NaN by its bits: TVM takes `x == x` for true.
+        bits = tirx.bitwise_and(
+            emit.reinterpret(_wide("int32", lanes), steps), _int("int32", 0x7FFFFFFF, lanes)
+        )
+        steps = tirx.Select(bits <= _int("int32", 0x7F800000, lanes), steps, _float(0.0, lanes))
         steps = tirx.Max(tirx.Min(steps, _float(SAFE, lanes)), _float(-SAFE, lanes))
         whole = tirx.Cast(_type("int32", lanes), emit.llvm("llvm.rint", _wide("float32", lanes), steps))
         moved = whole + _int("int32", zero, lanes)

@@ -118,6 +118,11 @@ def convert(layer, x):
     return quantize(target, real) if target else real
 
 
+def concat(layer, *arrays):
+    joined = np.concatenate(reals(layer, arrays), 1)
+    return quantize(layer.output.quant, joined) if layer.output.quant else joined
+
+
 def softmax(layer, x):
     e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
     return (e / e.sum(1, keepdims=True)).astype(np.float32)
@@ -138,7 +143,7 @@ RULES = {
     L.Add: add,
     L.Affine: affine,
     L.Clip: lambda layer, x: np.clip(x, np.float32(layer.low), np.float32(layer.high)),
-    L.Concat: lambda layer, *arrays: np.concatenate(arrays, 1),
+    L.Concat: concat,
     L.Shuffle: lambda layer, x: x[:, list(layer.source)],
     L.Lrn: lrn,
     L.Softmax: softmax,

@@ -1,5 +1,7 @@
 """Moves between layouts: every layout, border and conversion, to the last bit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ pytest.importorskip("tvm")
 
 from pared.backends.cpu.native.isa import Isa, host_isa
 from pared.backends.cpu.native.kernels.common import load_kernel
+from pared.backends.cpu.native.kernels.concat import ConcatSpec
+from pared.backends.cpu.native.kernels.concat import build as build_concat
 from pared.backends.cpu.native.kernels.move import MoveSpec, Side, build
 
 ISA = host_isa()
@@ -55,7 +59,7 @@ KINDS = {
     st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
     st.tuples(*[st.integers(0, 2)] * 4), st.booleans(), st.integers(0, 2**32 - 1),
 )  # fmt: skip
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=40)
 def test_every_element_arrives(how, from_order, to_order, sizes, border, wide, seed):
     rng = np.random.default_rng(seed)
     ours = to_order == "NHWC"
@@ -89,3 +93,32 @@ def test_a_range_of_rows_leaves_the_others_alone():
     source, target = np.arange(1, 25, dtype=np.float32), np.zeros(24, np.float32)
     load_kernel(build(spec, ISA), ISA)(source, target, 1, 3)
     assert np.flatnonzero(view(target, spec.target, sizes).sum((0, 2, 3))).tolist() == [1, 2]
+
+
+def test_parts_are_joined_and_requantized_inside_a_border():
+    sizes, border, rng = [(2, 3, 5, 7), (2, 3, 5, 20)], (1, 0, 2, 1), np.random.default_rng(0)
+    target = side("uint8", (2, 3, 5, 27), "NHWC", 32, border)
+    sources = [
+        rng.integers(0, 256, 2 * 3 * 5 * 16).astype(np.uint8),
+        rng.integers(0, 256, 960).astype(np.uint8),
+    ]
+    quants = [((0.02, 100), (0.03, 9)), ((1.0, 0), (1.0, 0))]
+    parts = tuple(
+        MoveSpec(
+            shape, side("uint8", shape, "NHWC", pitch),
+            dataclasses.replace(target, offset=target.offset + first), how, *pair, edge, lanes, 9,
+        )
+        for shape, pitch, first, how, pair, edge, lanes in zip(
+            sizes, (16, 32), (0, 7), ("requantize", "copy"), quants, (border, (0, 0, 0, 0)), (0, 25),
+            strict=True,
+        )
+    )  # fmt: skip
+    got = np.full(target.size, 99, np.uint8)
+    spec = ConcatSpec(parts)
+    load_kernel(build_concat(spec, ISA), ISA)(*sources, got, 0, spec.tasks())
+    want = np.full(target.size, 9, np.uint8)
+    for part, source in zip(parts, sources, strict=True):
+        view(want, part.target, part.sizes)[...] = expected(
+            part.how, view(source, part.source, part.sizes), part
+        )
+    np.testing.assert_array_equal(got, want)
