@@ -184,7 +184,8 @@ class _Build:
     def _work(self, step: Step) -> int:
         """Return multiplications or bytes touched, the larger: a core does about 50 of either per ns."""
         touched = sum(self.program.by_name[name].bytes for name in step.touched)
-        return max(touched, step.spec.macs() if isinstance(step.spec, _Multiplies) else 0)
+        spec: object = step.spec
+        return max(touched, spec.macs() if isinstance(spec, _Multiplies) else 0)
 
     def _ports(self, kind: str, names: Sequence[str]) -> str:
         ports = [self.program.by_name[name] for name in names]

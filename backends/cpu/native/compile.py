@@ -54,7 +54,7 @@ def lower(model: ir.Model, target: Target) -> Payload:
     batched = _has_batch(model)
     if batched:
         _check_per_sample(program, lower_model(model, isa, batch=2))
-    options = {"isa": " ".join([isa.arch, *isa.features]), "batched": batched}
+    options: dict[str, str | bool] = {"isa": " ".join([isa.arch, *isa.features]), "batched": batched}
     return Payload("native", codegen.build(program, placed, isa), options, {REPORT: _report(program, placed)})
 
 
@@ -65,7 +65,8 @@ def _has_batch(model: ir.Model) -> bool:
         UnsupportedOp: `native-batch`: it is open for some only.
     """
     ports = [*model.graph.inputs, *model.graph.outputs]
-    opened = {port.name: bool(port.shape) and not isinstance(port.shape[0], int) for port in ports}
+    sizes = {port.name: list(port.shape or [1])[:1] for port in ports}
+    opened = {name: not all(isinstance(size, int) for size in first) for name, first in sizes.items()}
     if any(opened.values()) and not all(opened.values()):
         fixed = next(name for name, is_open in opened.items() if not is_open)
         raise UnsupportedOp(

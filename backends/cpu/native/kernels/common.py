@@ -89,7 +89,7 @@ def load_kernel(module: tvm.IRModule, isa: Isa, *, in_place: bool = False) -> Ke
         arrays, bounds = arguments[:-2], arguments[-2:]
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays if isinstance(array, np.ndarray)]
         assert len(pointers) == len(arrays), "arrays, then begin and end"
-        function(*pointers, *[ctypes.c_int32(int(bound)) for bound in bounds])  # type: ignore[arg-type]
+        function(*pointers, *[ctypes.c_int32(int(bound)) for bound in bounds])
 
     return call
 
