@@ -145,10 +145,25 @@ def taps(
     if piece.taps is None and window.kernel[1] > 1:
         every = range(piece.size)
         return [loop("s", 0, window.kernel[1], lambda s: body(s, every, column(s)))]
-    inside = piece.taps or (tuple(range(piece.size)),)
+    return unrolled_taps(window, x, piece, body)
+
+
+def unrolled_taps(
+    window: Window,
+    x: Expr,
+    piece: Piece,
+    body: Callable[[Expr, Sequence[int], Callable[[int], Expr]], Sequence[Stmt]],
+) -> list[Stmt]:
+    """Do the same as `taps` without a loop."""
+    stride, dilation, left = window.strides[1], window.dilations[1], window.pads[1]
+    inside = piece.taps or (tuple(range(piece.size)),) * window.kernel[1]
     statements: list[Stmt] = []
     for s, columns in enumerate(inside):
-        statements += body(tirx.const(s, "int32"), columns, column(s)) if columns else []
+        offset = s * dilation - left
+        if columns:
+            statements += body(
+                tirx.const(s, "int32"), columns, lambda i, offset=offset: (x + i) * stride + offset
+            )
     return statements
 
 
