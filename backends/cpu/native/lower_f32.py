@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 
 from . import layers as L
-from .kernels import conv_f32, gemm_f32
+from .kernels import conv_f32, depthwise_f32, gemm_f32, pool_f32, winograd_f32
 from .kernels.after_f32 import After
 from .kernels.conv_f32 import ConvF32Spec
+from .kernels.depthwise_f32 import DepthwiseF32Spec
 from .kernels.gemm_f32 import GemmF32Spec
-from .kernels.window import Window
+from .kernels.pool_f32 import PoolF32Spec
+from .kernels.window import Window, padded
+from .kernels.winograd_f32 import WinogradF32Spec
 from .layers import Floats
 from .place import Builder, Held, View, fits
 
@@ -27,14 +31,80 @@ def after(low: float, high: float, bias: bool = False, residual: bool = False) -
     return After(bias, residual, low=None if low == -np.inf else low, high=None if high == np.inf else high)
 
 
+# What Winograd's products and the direct convolution reach on one core (kernels/winograd_f32.py), and how
+# fast weights come that no cache holds. Ratios count, not the absolute values.
+DIRECT_MACS_PER_NS = 52.0
+WINOGRAD_PRODUCTS_PER_NS = 34.0
+WEIGHT_BYTES_PER_NS = 25.0
+CACHE_BYTES = 1 << 20
+LEAST_CHANNELS = 16
+
+
 def _layer(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, L.FloatLayer), "the table says so"
     x = layer.inputs[0]
-    pointwise = layer.window == L.Window((1, 1)) and layer.group == 1
-    if len(x.shape) == 2 or pointwise:
+    channels = layer.output.channels
+    if len(x.shape) == 2 or (layer.window == L.Window((1, 1)) and layer.group == 1):
         _gemm(builder, layer)
+    elif 1 < layer.group == x.channels == channels:
+        _depthwise(builder, layer)
+    elif (spec := _winograd_spec(builder, layer)) is not None:
+        _winograd(builder, layer, spec)
     else:
         _conv(builder, layer)
+
+
+def _winograd_spec(builder: Builder, layer: L.FloatLayer) -> WinogradF32Spec | None:
+    """Return the Winograd form of a layer where it exists and is predicted to be faster."""
+    x, outs = layer.inputs[0], layer.output.channels
+    if layer.group > 1 or min(x.channels, outs) < LEAST_CHANNELS:
+        return None
+    epilogue = after(layer.low, layer.high, True, len(layer.inputs) > 1)
+    spec = WinogradF32Spec(window_of(x, layer.window), x.channels, outs, epilogue)
+    if not winograd_f32.supports(spec, builder.isa).ok:
+        return None
+    weights = 4 * winograd_f32.POINTS * x.channels * padded(outs)
+    slow = weights / WEIGHT_BYTES_PER_NS if weights > CACHE_BYTES else 0.0
+    predicted = spec.products() / WINOGRAD_PRODUCTS_PER_NS + slow
+    return spec if predicted < spec.macs() / DIRECT_MACS_PER_NS else None
+
+
+def _winograd(builder: Builder, layer: L.FloatLayer, spec: WinogradF32Spec) -> None:
+    held = builder.image_of(layer.inputs[0])
+    second, in_place = _residual(builder, layer)
+    made = builder.floats_for(layer.output)
+    name = layer.output.name
+    constants = builder.constants(name, lambda: winograd_f32.pack(spec, layer.weight, layer.bias))
+    scratch = [builder.scratch(name, "float32", shape) for shape in spec.scratch]
+    inputs = [held.buffer, *second]
+    builder.step("winograd_f32", spec, inputs, constants, made.buffer, layer.covers, in_place, scratch)
+
+
+def _depthwise(builder: Builder, layer: L.FloatLayer) -> None:
+    x = layer.inputs[0]
+    held = builder.image_of(x)
+    second, in_place = _residual(builder, layer)
+    epilogue = after(layer.low, layer.high, True, bool(second))
+    spec = DepthwiseF32Spec(window_of(x, layer.window), x.channels, epilogue)
+    fits(depthwise_f32.supports(spec, builder.isa))
+    made = builder.floats_for(layer.output)
+    constants = builder.constants(
+        layer.output.name, lambda: depthwise_f32.pack(spec, layer.weight, layer.bias)
+    )
+    inputs = [held.buffer, *second]
+    builder.step("depthwise_f32", spec, inputs, constants, made.buffer, layer.covers, in_place)
+
+
+def _pool(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Pool), "the table says so"
+    x, window = layer.inputs[0], layer.window
+    held = builder.image_of(x)
+    whole = layer.kind == "average" and window.kernel == x.image[2:] and not any(window.pads)
+    kind: Literal["max", "average", "global"] = "max" if layer.kind == "max" else "average"
+    spec = PoolF32Spec(window_of(x, window), x.channels, "global" if whole else kind, layer.count_pads)
+    fits(pool_f32.supports(spec, builder.isa))
+    made = builder.floats_for(layer.output)
+    builder.step("pool_f32", spec, [held.buffer], (), made.buffer, layer.covers)
 
 
 def _residual(builder: Builder, layer: L.FloatLayer) -> tuple[list[str], int | None]:
@@ -88,4 +158,7 @@ def _conv(builder: Builder, layer: L.FloatLayer) -> None:
     builder.step("conv_f32", spec, [source.buffer, *second], constants, made.buffer, layer.covers, in_place)
 
 
-FLOAT_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {L.FloatLayer: _layer}
+FLOAT_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {
+    L.FloatLayer: _layer,
+    L.Pool: _pool,
+}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from . import layers as L
-from .kernels import conv_int8, depthwise_int8, gemm_int8
+from .kernels import add_int8, conv_int8, depthwise_int8, gemm_int8, pool_int8
 from .kernels.add_formula import AddFormula, add_formula
+from .kernels.add_int8 import AddInt8Spec
+from .kernels.average_formula import average_formula
 from .kernels.conv_int8 import ConvInt8Spec
 from .kernels.depthwise_int8 import DepthwiseInt8Spec
 from .kernels.gemm_int8 import GemmInt8Spec
 from .kernels.int8_tiles import NO_BORDER, Border, Image
-from .place import Builder, Held, fits
+from .kernels.pool_int8 import PoolInt8Spec
+from .place import Builder, Held, Unfit, fits
+from .quantized import limits
 
 # An image of few channels that only convolutions read is stored without padding lanes.
 FEW_CHANNELS = 8
@@ -27,7 +32,7 @@ def borders(layers: Sequence[L.Layer]) -> dict[str, Border]:
     """Return the border of every quantized image: the most padding that any of its readers needs."""
     found: dict[str, Border] = {}
     for layer in layers:
-        if not isinstance(layer, L.IntLayer | L.Pool) or layer.inputs[0].quant is None:
+        if not isinstance(layer, L.IntLayer):
             continue
         name = layer.inputs[0].name
         have, need = found.get(name, NO_BORDER), layer.window.pads
@@ -153,4 +158,45 @@ def _formula(layer: L.IntLayer) -> AddFormula | None:
     )
 
 
-INT8_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {L.IntLayer: _layer}
+def _pool(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Pool), "the table says so"
+    x, window = builder.image_of(layer.inputs[0]), layer.window
+    given, own = layer.inputs[0].quant, layer.output.quant
+    if given is None or own is None or window.dilations != (1, 1):
+        raise Unfit(f"quantized pooling with dilations {window.dilations}")
+    made = builder.bytes_for(layer.output)
+    spec = PoolInt8Spec(
+        x.image, made.image, window.kernel, window.strides, window.pads[:2], None, layer.count_pads, own.zero
+    )
+    if layer.kind == "average":
+        size = window.kernel[0] * window.kernel[1]
+        count = size if spec.inside else 0
+        average = average_formula(given.scale, given.zero, own.scale, own.zero, count)
+        spec = replace(spec, average=average)
+    fits(pool_int8.supports(spec, builder.isa))
+    builder.step("pool_int8", spec, [x.buffer], (), made.buffer, layer.covers)
+
+
+def _add(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Add), "the table says so"
+    a, b = (builder.image_of(x) for x in layer.inputs)
+    quants = [x.quant for x in (*layer.inputs, layer.output)]
+    first, second, own = quants
+    if first is None or second is None or own is None:
+        raise Unfit("adds a quantized and a float tensor")
+    low, high = limits(layer.low, layer.high, own)
+    formula = add_formula(
+        (first.scale, second.scale, own.scale), (first.zero, second.zero, own.zero), low, high
+    )
+    made = builder.bytes_for(layer.output)
+    spec = AddInt8Spec(a.image, b.image, made.image, formula)
+    fits(add_int8.supports(spec, builder.isa))
+    in_place = next((i for i, held in enumerate((a, b)) if held.image == made.image), None)
+    builder.step("add_int8", spec, [a.buffer, b.buffer], (), made.buffer, layer.covers, in_place)
+
+
+INT8_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {
+    L.Add: _add,
+    L.IntLayer: _layer,
+    L.Pool: _pool,
+}

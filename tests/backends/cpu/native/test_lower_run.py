@@ -39,7 +39,7 @@ def assert_as_reference(model, inputs, folder):
             assert np.abs(got[name] - want).max() <= limit
 
 
-@pytest.mark.parametrize("name", ["digits_mlp"])
+@pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn", "digits_resnet"])
 @pytest.mark.parametrize("precision", [None, "int8"])
 def test_examples_run_as_the_reference(name, precision, tmp_path):
     model = canonical(name, precision, samples(name, 8) if precision else None)
