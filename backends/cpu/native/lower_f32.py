@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from . import layers as L
-from .kernels import conv_f32, depthwise_f32, gemm_f32, pool_f32, winograd_f32
+from .kernels import (
+    conv_f32,
+    depthwise_f32,
+    elementwise_f32,
+    gemm_f32,
+    pool_f32,
+    softmax_f32,
+    winograd_f32,
+)
 from .kernels.after_f32 import After
 from .kernels.conv_f32 import ConvF32Spec
 from .kernels.depthwise_f32 import DepthwiseF32Spec
+from .kernels.elementwise_f32 import ElementwiseF32Spec, Kind, Op
 from .kernels.gemm_f32 import GemmF32Spec
 from .kernels.pool_f32 import PoolF32Spec
-from .kernels.window import Window, padded
+from .kernels.softmax_f32 import SoftmaxF32Spec
+from .kernels.window import Window, padded, padded_vector
 from .kernels.winograd_f32 import WinogradF32Spec
 from .layers import Floats
 from .place import Builder, Held, View, fits
@@ -63,10 +74,15 @@ def _winograd_spec(builder: Builder, layer: L.FloatLayer) -> WinogradF32Spec | N
     spec = WinogradF32Spec(window_of(x, layer.window), x.channels, outs, epilogue)
     if not winograd_f32.supports(spec, builder.isa).ok:
         return None
-    weights = 4 * winograd_f32.POINTS * x.channels * padded(outs)
+    return spec if _is_faster(replace(spec, window=replace(spec.window, batch=1))) else None
+
+
+def _is_faster(spec: WinogradF32Spec) -> bool:
+    """Predict for one image whether Winograd beats the direct convolution; batches are to decide alike."""
+    weights = 4 * winograd_f32.POINTS * spec.channels * padded(spec.out_channels)
     slow = weights / WEIGHT_BYTES_PER_NS if weights > CACHE_BYTES else 0.0
     predicted = spec.products() / WINOGRAD_PRODUCTS_PER_NS + slow
-    return spec if predicted < spec.macs() / DIRECT_MACS_PER_NS else None
+    return predicted < spec.macs() / DIRECT_MACS_PER_NS
 
 
 def _winograd(builder: Builder, layer: L.FloatLayer, spec: WinogradF32Spec) -> None:
@@ -158,7 +174,60 @@ def _conv(builder: Builder, layer: L.FloatLayer) -> None:
     builder.step("conv_f32", spec, [source.buffer, *second], constants, made.buffer, layer.covers, in_place)
 
 
+def _elementwise(
+    builder: Builder,
+    layer: L.Layer,
+    constants: Sequence[Floats],
+    ops: Sequence[Op],
+) -> None:
+    """Write a chain over images of one shape; constants are one number per channel."""
+    held = [builder.image_of(x) for x in layer.inputs]
+    n, c, h, w = layer.output.image
+    kinds: tuple[Kind, ...] = (*(["full"] * len(held)), *(["channel"] * len(constants)))
+    spec = ElementwiseF32Spec(n * h * w, c, kinds, tuple(ops), n)
+    fits(elementwise_f32.supports(spec, builder.isa))
+    made = builder.floats_for(layer.output)
+    packed = builder.constants(layer.output.name, lambda: [padded_vector(array) for array in constants])
+    builder.step("elementwise_f32", spec, [x.buffer for x in held], packed, made.buffer, layer.covers, 0)
+
+
+def _clipping(value: int, low: float, high: float) -> list[Op]:
+    """Return the clipping of an earlier value, if there is any."""
+    if low == -np.inf and high == np.inf:
+        return []
+    return [Op("clip", (value,), low, high)]
+
+
+def _add(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Add), "the table says so"
+    ops = [Op("add", (0, 1)), *_clipping(2, layer.low, layer.high)]
+    _elementwise(builder, layer, (), ops)
+
+
+def _affine(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Affine), "the table says so"
+    ops = [Op("mul", (0, 1)), Op("add", (3, 2)), *_clipping(4, layer.low, layer.high)]
+    _elementwise(builder, layer, (layer.scale, layer.shift), ops)
+
+
+def _clip(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, L.Clip), "the table says so"
+    _elementwise(builder, layer, (), [Op("clip", (0,), layer.low, layer.high)])
+
+
+def _softmax(builder: Builder, layer: L.Layer) -> None:
+    held = builder.image_of(layer.inputs[0])
+    spec = SoftmaxF32Spec(held.image.batch, layer.output.channels)
+    fits(softmax_f32.supports(spec, builder.isa))
+    made = builder.floats_for(layer.output)
+    builder.step("softmax_f32", spec, [held.buffer], (), made.buffer, layer.covers, 0)
+
+
 FLOAT_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {
+    L.Add: _add,
+    L.Affine: _affine,
+    L.Clip: _clip,
     L.FloatLayer: _layer,
     L.Pool: _pool,
+    L.Softmax: _softmax,
 }
