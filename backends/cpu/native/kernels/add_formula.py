@@ -1,7 +1,7 @@
 """The arithmetic of a quantized Add, and the cheapest instructions that give it exactly. No TVM in here.
 
-`y = clamp(rint(float32(float32(a - a0) * sa + float32(b - b0) * sb) / sy) + y0, low, high)`, every step rounded to
-float32. There are only 65536 pairs of bytes, so that a cheaper formula is tried on all of them when the
+`y = clamp(rint(float32(float32(a - a0) * sa + float32(b - b0) * sb) / sy) + y0, low, high)`, every step
+rounded to float32. There are only 65536 pairs of bytes: a cheaper formula is tried on all of them when the
 model is compiled, and taken where not one result differs.
 """
 
@@ -22,7 +22,8 @@ class AddFormula:
     """How two bytes become one.
 
     Attributes:
-        way: `fused`: `rint(fma(a, ka, fma(b, kb, kc)))`; `reciprocal`: the sum times `1 / sy`; `divide`: as defined.
+        way: `fused`: `rint(fma(a, ka, fma(b, kb, kc)))`; `reciprocal`: the sum times `1 / sy`; `divide`: as
+            defined.
         scales: sa, sb, sy.
         zeros: a0, b0, y0.
         low, high: limits of the output byte.
@@ -73,7 +74,7 @@ def add_bytes(
 
 
 def _fused_steps(formula: AddFormula, a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> Floats:
-    # A product of a byte and a float32 is exact in float64, and the sum nearly always: the one rounding of an fma.
+    # A product of a byte and a float32 is exact in float64, the sum nearly always: an fma's one rounding.
     ka, kb, kc = formula.fused
     inner = (b * np.float64(kb) + np.float64(kc)).astype(np.float32)
     return np.asarray((a * np.float64(ka) + inner.astype(np.float64)).astype(np.float32))

@@ -68,7 +68,9 @@ def build_add(spec: AddInt8Spec, isa: Isa) -> tvm.IRModule:
     limits = (formula.zeros[2], formula.low, formula.high)
 
     def chunk(at: Sequence[Expr], offset: Expr) -> list[Stmt]:
-        pairs = zip(*(widen(vector(i, p + offset, 64)) for i, p in zip((a, b), at, strict=False)), strict=True)
+        pairs = zip(
+            *(widen(vector(i, p + offset, 64)) for i, p in zip((a, b), at, strict=False)), strict=True
+        )
         steps = [added(isa, formula, left, right) for left, right in pairs]
         return [put(y, to_bytes64(isa, steps, *limits), at[2] + offset, 64)]
 

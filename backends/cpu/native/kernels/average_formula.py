@@ -1,8 +1,8 @@
 """The arithmetic of a quantized average, and when it can be had from the sum of the bytes. No TVM in here.
 
-Defined is: dequantize every byte in float32, average in float64, round to float32, divide by the output scale, round,
-add the zero point. Summing the bytes in int32 is cheaper. It is taken when, for every possible sum, the roundings of
-the defined way cannot move the result across a tie: decided when the model is compiled.
+Defined is: dequantize every byte in float32, average in float64, round to float32, divide by the output scale,
+round, add the zero point. Summing the bytes in int32 is cheaper. It is taken when, for every possible sum, the
+roundings of the defined way cannot move the result across a tie: decided when the model is compiled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def average_formula(
     x_scale: float, x_zero: int, y_scale: float, y_zero: int, count: int = 0
 ) -> AverageFormula:
     """Return the cheapest exact formula; `count` 0 says that windows differ in size."""
-    exact = AverageFormula(float(np.float32(x_scale)), x_zero, float(np.float32(y_scale)), y_zero, False, count)
+    exact = AverageFormula(
+        float(np.float32(x_scale)), x_zero, float(np.float32(y_scale)), y_zero, False, count
+    )
     if not count or 255 * count >= MOST_SUMS:
         return exact
     cheap = AverageFormula(exact.x_scale, x_zero, exact.y_scale, y_zero, True, count)

@@ -29,6 +29,7 @@ from .int8_emit import (
     tasks,
     to_bytes,
     to_bytes64,
+    untangled,
     vector,
 )
 from .int8_tiles import Image
@@ -210,18 +211,23 @@ def _finish(frame: _Frame, place: _Place, spots: Sequence[tuple[int, int]]) -> l
     if spec.residual:
         second, statement = bind("other", _pixel(spec.residual, place))
         body.append(statement)
+    pieces: list[tuple[int, Expr]] = []
     for p, (r, c) in enumerate(spots):
         steps = [
             rounded(frame.isa, tirx.Cast("float32x16", vector(frame.sums[p * nv + v], 0)) * factors[v])
             for v in range(nv)
         ]
-        to = out + i64(r * spec.y.row + c * spec.y.pitch)
         if second is not None and spec.residual:
             from_ = second + i64(r * spec.residual.row + c * spec.residual.pitch)
-            body += _store_sum(frame, steps, to, from_)
-        else:
-            body += store(frame.isa, frame.y, steps, to, (spec.zero, spec.low, spec.high))
-    return body
+            steps = [_with_other(frame, step, from_ + i64(v * LANES), body) for v, step in enumerate(steps)]
+        at = r * spec.y.row + c * spec.y.pitch
+        pieces += [(at + v * LANES, step) for v, step in enumerate(steps)]
+    limits = (spec.zero, spec.low, spec.high)
+    if spec.add:
+        limits = (spec.add.zeros[2], spec.add.low, spec.add.high)
+    return body + store(
+        frame.isa, frame.y, pieces, out, limits, ordered=spec.residual is None and nv % 4 == 0
+    )
 
 
 def _pixel(i: Image, place: _Place) -> Expr:
@@ -230,30 +236,35 @@ def _pixel(i: Image, place: _Place) -> Expr:
     return at + place.channel * i64(LANES) + i64(i.origin)
 
 
-def store(isa: Isa, y: Buffer, steps: Sequence[Expr], to: Expr, limits: tuple[int, int, int]) -> list[Stmt]:
-    """Return the stores of one pixel's vectors, four at a time where there are four."""
-    whole = len(steps) // 4 * 4
-    body = [
-        put(y, to_bytes64(isa, steps[v : v + 4], *limits), to + i64(v * LANES), 64)
-        for v in range(0, whole, 4)
-    ]
-    rest = range(whole, len(steps))
-    return body + [put(y, to_bytes(steps[v], *limits), to + i64(v * LANES)) for v in rest]
+def store(
+    isa: Isa, y: Buffer, pieces: Sequence[tuple[int, Expr]], to: Expr, limits: tuple[int, int, int],
+    ordered: bool,
+) -> list[Stmt]:  # fmt: skip
+    """Return the stores of pieces of 16 bytes at offsets from `to`, 64 bytes at once where four are neighbours.
+
+    `ordered`: lanes of four pieces at a time are `interleaved`; else they are in natural order.
+    """
+    body: list[Stmt] = []
+    rest = list(pieces)
+    while rest:
+        four, at = rest[:4], rest[0][0]
+        if [offset for offset, _ in four] == [at + 16 * v for v in range(4)]:
+            packed = to_bytes64(isa, [value for _, value in four], *limits)
+            body.append(put(y, packed if ordered else untangled(packed), to + i64(at), 64))
+            rest = rest[4:]
+        else:
+            body.append(put(y, to_bytes(rest[0][1], *limits), to + i64(at)))
+            rest = rest[1:]
+    return body
 
 
-def _store_sum(frame: _Frame, steps: Sequence[Expr], to: Expr, other: Expr) -> list[Stmt]:
-    """Return the stores of one pixel added to the residual: bytes first, as the model says."""
+def _with_other(frame: _Frame, steps: Expr, other: Expr, body: list[Stmt]) -> Expr:
+    """Return the steps of the sum with 16 bytes of the residual: bytes first, as the model says."""
     spec = frame.spec
     assert frame.residual is not None, "a residual without its image"
     assert spec.add is not None, "a residual without its formula"
-    body: list[Stmt] = []
-    for v in range(len(steps)):
-        held, keep = bind("own", steps[v])
-        cut = tirx.Min(tirx.Max(held, i32(spec.low - spec.zero)), i32(spec.high - spec.zero))
-        byte = cut + i32(spec.zero)
-        second = tirx.Cast("int32x16", vector(frame.residual, other + i64(v * LANES)))
-        result = to_bytes(
-            added(frame.isa, spec.add, byte, second), spec.add.zeros[2], spec.add.low, spec.add.high
-        )
-        body += [keep, put(frame.y, result, to + i64(v * LANES))]
-    return body
+    held, keep = bind("own", steps)
+    body.append(keep)
+    cut = tirx.Min(tirx.Max(held, i32(spec.low - spec.zero)), i32(spec.high - spec.zero))
+    second = tirx.Cast("int32x16", vector(frame.residual, other))
+    return added(frame.isa, spec.add, cut + i32(spec.zero), second)

@@ -125,7 +125,9 @@ def _column(
     spec = frame.spec
     rows, kw = spec.tile[0], spec.kernel[1]
     last = spec.kernel[0] - 1 + (rows - 1)
-    reads = [min(quad * 4 + q, last) * spec.dilations[0] * spec.x.row + pixel * spec.x.pitch for q in range(4)]
+    reads = [
+        min(quad * 4 + q, last) * spec.dilations[0] * spec.x.row + pixel * spec.x.pitch for q in range(4)
+    ]
     body: list[Stmt] = []
     lines: dict[int, Expr] = {}
     for offset in reads:

@@ -63,7 +63,11 @@ def build_gemv(spec: GemmInt8Spec, isa: Isa) -> tvm.IRModule:
                     total = total + vector(sums[r][p][v], 0)
                 scaled = tirx.Cast("float32x16", total) * vector(factor, first + i64(v * LANES))
                 steps.append(rounded(isa, scaled))
-            body += store(isa, y, steps, first + i64(r * pitch), (spec.zero, spec.low, spec.high))
+            limits = (spec.zero, spec.low, spec.high)
+            whole = nv // 4 * 4
+            for part, ordered in ((range(whole), True), (range(whole, nv), False)):
+                pieces = [(v * LANES, steps[v]) for v in part]
+                body += store(isa, y, pieces, first + i64(r * pitch), limits, ordered)
         return body
 
     def body(begin: Var, end: Var) -> list[Stmt]:

@@ -11,7 +11,7 @@ Indices are 64-bit: with 32 bits LLVM sign-extends every address on its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tvm import tirx
 from tvm.ir import Expr
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 LANES = 16
 QUAD = 4
 SAFE_STEPS = float(2**30)
-Index = Expr | int
-Body = Callable[[Var], Sequence[Stmt]]
+Index: TypeAlias = Expr | int
+Body: TypeAlias = Callable[[Var], Sequence[Stmt]]
 
 
 def i64(value: Index) -> Expr:
@@ -169,8 +169,15 @@ def unpack(low: bool, a: Expr, b: Expr, lanes: int) -> Expr:
     """Return the elements of the low or high halves of all 128-bit lanes, alternating."""
     per = lanes // 4
     first = 0 if low else per // 2
-    order = [side * lanes + per * lane + first + i for lane in range(4) for i in range(per // 2) for side in (0, 1)]
+    order = [
+        side * lanes + per * lane + first + i for lane in range(4) for i in range(per // 2) for side in (0, 1)
+    ]
     return shuffle([a, b], order)
+
+
+def untangled(packed: Expr) -> Expr:
+    """Return in order the 64 bytes that `to_bytes64` made of four vectors with lanes in natural order."""
+    return shuffle([packed], interleaved(4))
 
 
 def widen(value: Expr) -> list[Expr]:

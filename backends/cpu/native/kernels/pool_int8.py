@@ -1,10 +1,11 @@
 """Quantized pooling of uint8 images: maximum, average, global average.
 
 The maximum of bytes is the byte of the maximum where input and output have the same scale and zero point; taps
-beyond the image are moved onto its edge, which lies under the same window. The average is computed as docs/semantics.md
-says (dequantize, mean in float64, quantize), from the int32 sum of the bytes where that provably gives the same
-(`average_formula`). One row of outputs per task; 64 bytes of channels at a time for the maximum, 16 for averages.
-Bound: one load per tap; average by sums two instructions, in float64 seven, per tap and 16 channels.
+beyond the image are moved onto its edge, which lies under the same window. The average is computed as
+docs/semantics.md says (dequantize, mean in float64, quantize), from the int32 sum of the bytes where that
+provably gives the same (`average_formula`). One row of outputs per task; 64 bytes of channels at a time for the
+maximum, 16 for averages. Bound: one load per tap; average by sums two instructions, in float64 eight, per tap and
+16 channels. Measured: global average of 25x5x64 in 0.89 us in float64 (6.5 cycles per tap and 16 channels).
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ def supports(spec: PoolInt8Spec, isa: Isa) -> Verdict:
         return Verdict.no(f"pixels of whole vectors are needed, got {spec.x.pitch} and {spec.y.pitch} bytes")
     if any(p >= k for p, k in zip(spec.pads, spec.kernel, strict=True)):
         return Verdict.no(f"padding {spec.pads} leaves windows of {spec.kernel} without a pixel")
-    last = [(o - 1) * s - p for o, s, p in zip((spec.y.height, spec.y.width), spec.strides, spec.pads, strict=True)]
+    last = [
+        (o - 1) * s - p
+        for o, s, p in zip((spec.y.height, spec.y.width), spec.strides, spec.pads, strict=True)
+    ]
     if last[0] >= spec.x.height or last[1] >= spec.x.width:
         return Verdict.no(f"the last window starts at {last}, behind the image")
     if spec.average and spec.average.by_sum and not (spec.inside and _size(spec) == spec.average.count):

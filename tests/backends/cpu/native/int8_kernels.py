@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,7 @@ def run(module: tvm.IRModule, isa: Isa, arrays: Sequence[Array], tasks: int, pie
     held = [tvm.runtime.tensor(_with_slack(a)) for a in arrays]
     views = [t._create_view(a.shape) for t, a in zip(held, arrays, strict=True)]
     bounds = [tasks * i // pieces for i in range(pieces + 1)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         kernel(*views, begin, end)
     return [v.numpy() for v in views]
 

@@ -104,5 +104,7 @@ def test_a_residual_is_added_behind_a_convolution(channels: int, path: object, w
     arrays += [*conv_int8.pack(spec, weight, bias, factor, 9), np.zeros(y.bytes, np.uint8)]
     flat = run(conv_int8.build(spec, isa), isa, arrays, spec.tasks())[-1]
     own = requantize(convolve(pixels, weight, spec, 9) + bias, factor, 40, 30, 250)
-    np.testing.assert_array_equal(inside(y, flat)[..., :channels], add_bytes(formula, own.astype(np.int32), second.astype(np.int32)))
+    np.testing.assert_array_equal(
+        inside(y, flat)[..., :channels], add_bytes(formula, own.astype(np.int32), second.astype(np.int32))
+    )
     np.testing.assert_array_equal(border_of(y, flat), formula.zeros[2])

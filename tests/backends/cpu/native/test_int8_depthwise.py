@@ -32,7 +32,11 @@ def depthwise(draw: st.DrawFn) -> DepthwiseInt8Spec:
     batch = draw(st.integers(1, 2))
     x = image(batch, *size, channels, (pads[0], pads[1], pads[2] + 1, pads[3] + 1))
     y = image(batch, *out, channels, draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 3)])))
-    zero, low, high = draw(st.integers(0, 255)), draw(st.sampled_from([0, 13])), draw(st.sampled_from([255, 200]))
+    zero, low, high = (
+        draw(st.integers(0, 255)),
+        draw(st.sampled_from([0, 13])),
+        draw(st.sampled_from([255, 200])),
+    )
     return DepthwiseInt8Spec(x, y, kernel, strides, dilations, pads[:2], zero, low, high)
 
 

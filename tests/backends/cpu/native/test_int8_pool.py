@@ -1,4 +1,4 @@
-"""Quantized pooling gives the bytes of the reference's pooling between DequantizeLinear and QuantizeLinear."""
+"""Quantized pooling gives the bytes of the reference: dequantize, pool, quantize."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def pools(draw: st.DrawFn, average: bool) -> PoolInt8Spec:
     if not average:
         return spec
     x_zero, y_scale, y_zero = draw(st.integers(0, 255)), draw(scales), spec.zero
-    formula = average_formula(draw(scales), x_zero, y_scale, y_zero, kernel[0] * kernel[1] if spec.inside else 0)
+    formula = average_formula(
+        draw(scales), x_zero, y_scale, y_zero, kernel[0] * kernel[1] if spec.inside else 0
+    )
     return replace(spec, average=formula, count_pads=draw(st.booleans()))
 
 
@@ -50,15 +52,19 @@ def reference(spec: PoolInt8Spec, pixels: Array) -> Array:
     extra = f", count_include_pad={int(spec.count_pads)}" if spec.average else ""
     shape, out = (",".join(map(str, (i.batch, i.channels, i.height, i.width))) for i in (spec.x, spec.y))
     pads = [*spec.pads, *spec.pads]
+    window = f"kernel_shape={list(spec.kernel)}, strides={list(spec.strides)}, pads={pads}{extra}"
     text = f"""<ir_version: 10, opset_import: ["": 21]>
     pool (uint8[{shape}] x) => (uint8[{out}] y)
-    <float xs = {{{f.x_scale:.17g}}}, uint8 xz = {{{f.x_zero}}}, float ys = {{{f.y_scale:.17g}}}, uint8 yz = {{{f.y_zero}}}> {{
+    <float xs = {{{f.x_scale:.17g}}}, uint8 xz = {{{f.x_zero}}},
+     float ys = {{{f.y_scale:.17g}}}, uint8 yz = {{{f.y_zero}}}> {{
         real = DequantizeLinear(x, xs, xz)
-        pooled = {operator} <kernel_shape={list(spec.kernel)}, strides={list(spec.strides)}, pads={pads}{extra}> (real)
+        pooled = {operator} <{window}> (real)
         y = QuantizeLinear(pooled, ys, yz)
     }}"""
     model = import_model(ir.from_onnx_text(text)).model
-    return evaluate(model, {"x": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))})["y"].transpose(0, 2, 3, 1)
+    return evaluate(model, {"x": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))})["y"].transpose(
+        0, 2, 3, 1
+    )
 
 
 def check(spec: PoolInt8Spec, isa: Isa, seed: int) -> None:
@@ -66,7 +72,9 @@ def check(spec: PoolInt8Spec, isa: Isa, seed: int) -> None:
     verdict = pool_int8.supports(spec, isa)
     assert verdict.ok, verdict.reason
     rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (spec.x.batch, spec.x.height, spec.x.width, spec.x.channels)).astype(np.uint8)
+    pixels = rng.integers(0, 256, (spec.x.batch, spec.x.height, spec.x.width, spec.x.channels)).astype(
+        np.uint8
+    )
     arrays = [memory(spec.x, pixels, int(rng.integers(0, 256)), rng), np.zeros(spec.y.bytes, np.uint8)]
     flat = run(pool_int8.build(spec, isa), isa, arrays, spec.tasks(), 2)[-1]
     np.testing.assert_array_equal(inside(spec.y, flat)[..., : spec.y.channels], reference(spec, pixels))
