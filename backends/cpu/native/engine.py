@@ -7,6 +7,7 @@ import ctypes
 import math
 import mmap
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -60,14 +61,14 @@ class _Library:
     """A mapped library and its threads; both go when nobody holds it any more, a running call included."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self.c, handle = _open(path)
+        self.c = _open(path)
         pool = None
         try:
             self.info = _info(self.c, path)
             if threads > 1:
                 pool = _make_pool(self.c, threads)
         finally:
-            weakref.finalize(self, _release, self.c, pool, handle)
+            weakref.finalize(self, _release, self.c, pool)
         self.pool, self.run = pool, self.c.pared_run_on
 
 
@@ -224,25 +225,25 @@ def _check_cpu(folder: Path, arch: str, features: list[str]) -> None:
         )
 
 
-def _open(path: Path) -> tuple[ctypes.CDLL, int]:
-    """Map a library; return it and the open file that it is named by.
+def _open(path: Path) -> ctypes.CDLL:
+    """Map a library.
 
-    The loader takes two files of one path for the same library, even when the file was replaced meanwhile;
-    the name of an open file is unique.
+    The loader takes two files of one path for the same library, even when the file was replaced meanwhile, so
+    that every load goes by a name of its own; of one file it still keeps one copy.
     """
-    handle = os.open(path, os.O_RDONLY)
     try:
-        name = f"/proc/self/fd/{handle}"
-        library = ctypes.CDLL(name if os.path.exists(name) else str(path.resolve()), mode=os.RTLD_NOW)
+        with tempfile.TemporaryDirectory(prefix="pared-load-") as folder:
+            name = Path(folder) / LIBRARY
+            name.symlink_to(path.resolve())
+            library = ctypes.CDLL(str(name), mode=os.RTLD_NOW)
         library.pared_model_info.restype = ctypes.POINTER(_Info)
         library.pared_pool_create.restype = ctypes.c_void_p
         library.pared_pool_destroy.argtypes = [ctypes.c_void_p]
         library.pared_pool_destroy.restype = None
         library.pared_run_on.argtypes = [ctypes.c_void_p] * 4
     except (OSError, AttributeError) as err:
-        os.close(handle)
         raise ArtifactError("artifact-library", f"cannot load {path}: {err}", "compile it again") from err
-    return library, handle
+    return library
 
 
 def _make_pool(library: ctypes.CDLL, threads: int) -> int:
@@ -252,11 +253,10 @@ def _make_pool(library: ctypes.CDLL, threads: int) -> int:
     return pool
 
 
-def _release(library: ctypes.CDLL, pool: int | None, handle: int) -> None:
+def _release(library: ctypes.CDLL, pool: int | None) -> None:
     if pool is not None:
         library.pared_pool_destroy(pool)
     _ctypes.dlclose(library._handle)
-    os.close(handle)
 
 
 def _info(library: ctypes.CDLL, path: Path) -> _Info:

@@ -200,6 +200,19 @@ def test_a_replaced_file_is_loaded_anew_while_the_old_one_runs(folder, x):
     np.testing.assert_array_equal(new.run({"x": x})[OUT], toy.expected(x, (7.0, 1.0)))
 
 
+def test_a_file_loaded_twice_does_not_outlive_its_last_user_under_its_name(tmp_path, x):
+    folders = []
+    for index, factors in enumerate([(7.0, 1.0), (3.0, 1.0)]):
+        folders.append(tmp_path / str(index))
+        folders[-1].mkdir()
+        written(folders[-1], toy.chain(factors=factors))
+    first, second = (engine.load(folders[0], OPTIONS, 1) for _ in range(2))
+    first.close()
+    other = engine.load(folders[1], OPTIONS, 1)
+    np.testing.assert_array_equal(other.run({"x": x})[OUT], toy.expected(x, (3.0, 1.0)))
+    np.testing.assert_array_equal(second.run({"x": x})[OUT], toy.expected(x, (7.0, 1.0)))
+
+
 def test_without_a_linker_both_ways_out_are_named(monkeypatch):
     monkeypatch.setattr("pared.backends.cpu.native.link.find_compiler", lambda arch: None)
     with pytest.raises(MissingTool, match=r"neither cc .* nor the package ziglang"):

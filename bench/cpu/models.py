@@ -1,0 +1,283 @@
+"""Whole models: engine `native` beside onnxruntime, OpenVINO and LiteRT in the same interleaved run.
+
+PARED_DATA=… python -m pared.bench.cpu.models [int8|float] [--seconds 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ... import compile as compile_model
+from ...backends.cpu.native import engine
+from ...compiler.artifact.read import Artifact
+from ...compiler.backend import Array
+from ...compiler.errors import ParedError
+from ...compiler.openvino_import import no_openvino_telemetry
+from ..light_models import light_model
+from ..meter import Comparison, compare_latency, pinned
+from ..results import Page
+
+Run = Callable[[], object]
+ROUNDS = 9
+LIGHT = ("squeezenet", "resnet50", "densenet121")
+TINY = {
+    "kws01": "kws01_dscnn",
+    "ad01": "ad01_fc_autoencoder",
+    "ic01": "ic01_resnet8",
+    "vww01": "vww01_mobilenetv1",
+}
+HEADINGS = (
+    "model", "native ms", "ORT ms", "OpenVINO ms", "LiteRT ms", "ORT / native", "OpenVINO / native",
+    "LiteRT / native", "library KiB", "arena KiB", "compile s",
+)  # fmt: skip
+ABOUT = """`python -m pared.bench.cpu.models {kind}`. Batch 1, one pinned core, one thread, {rounds} interleaved
+rounds, medians of wall time; ratios are medians of the ratios of each round, above 1 means that native is
+faster. Inputs and outputs are bound once everywhere: nothing is copied by Python, its call is included (about
+1 us for native and LiteRT, 10 us for onnxruntime and OpenVINO). Every native library passed pared's
+verification against the reference semantics when it was compiled.
+"""
+INT8 = """
+kws01, ad01, ic01, vww01: MLPerf-Tiny; onnxruntime and OpenVINO run the QDQ form, LiteRT the `.tflite` original.
+The others have random weights and are quantized by pared; onnxruntime and OpenVINO run the same graph."""
+FLOAT = "\nSqueezeNet, ResNet-50 and DenseNet-121 have random weights. OpenVINO computes in float32."
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model in one precision.
+
+    Attributes:
+        source: file or model that pared compiles.
+        precision: `float` keeps the file as it is (quantized already, or float).
+        tflite: the LiteRT original, None without one.
+    """
+
+    name: str
+    source: Path | onnx.ModelProto
+    precision: str
+    tflite: Path | None = None
+
+
+def cases(kind: str, data: Path) -> Iterator[Case]:
+    """Yield the models of a page."""
+    models = data / "models"
+    for name, file in TINY.items():
+        if kind == "int8":
+            tflite = models / "tflite_int8" / f"{name}_int8.tflite"
+            yield Case(name, models / f"{file}_int8_qdq.onnx", "float", tflite)
+        else:
+            yield Case(name, models / f"{file}.onnx", "float")
+    yield Case("MLP 784-512-512-10", mlp((784, 512, 512, 10)), kind)
+    for name in LIGHT:
+        yield Case(name, light_model(name), kind)
+
+
+def mlp(sizes: Sequence[int]) -> onnx.ModelProto:
+    """Return a perceptron with Relu between its layers and random weights."""
+    rng = np.random.default_rng(0)
+    nodes, constants, value = [], [], "x"
+    for i, (inner, outer) in enumerate(itertools.pairwise(sizes)):
+        weight = (rng.standard_normal((outer, inner)) * np.sqrt(2 / inner)).astype(np.float32)
+        bias = rng.standard_normal(outer).astype(np.float32)
+        constants += [numpy_helper.from_array(weight, f"w{i}"), numpy_helper.from_array(bias, f"b{i}")]
+        nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"y{i}"], transB=1))
+        value = f"y{i}"
+        if i < len(sizes) - 2:
+            nodes.append(helper.make_node("Relu", [value], [f"r{i}"]))
+            value = f"r{i}"
+    ports = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size])
+        for name, size in (("x", sizes[0]), (value, sizes[-1]))
+    ]
+    graph = helper.make_graph(nodes, "mlp", ports[:1], ports[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def compiled(case: Case, engine_name: str, folder: Path) -> Artifact:
+    """Compile a case for one engine."""
+    calibration = None
+    if case.precision == "int8":
+        assert not isinstance(case.source, Path), "models on file are quantized already"
+        calibration = _samples(case.source)
+    return compile_model(
+        case.source,
+        precision=case.precision,
+        calibration=calibration,
+        engine=engine_name,
+        force=True,
+        threads=1,
+        output=folder / engine_name,
+    )
+
+
+def _samples(model: onnx.ModelProto) -> dict[str, Array]:
+    port = model.graph.input[0]
+    shape = [dim.dim_value for dim in port.type.tensor_type.shape.dim]
+    return {port.name: np.random.default_rng(1).standard_normal((4, *shape[1:]), np.float32)}
+
+
+class Native:
+    """The library of an artifact with fixed buffers."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        executable = engine.load(artifact.path, artifact.manifest.engine.options, 1)
+        self.arena_bytes = executable.arena_bytes
+        self._held: list[object] = [executable]
+        self._library = ctypes.CDLL(str(artifact.path / engine.LIBRARY))
+        ports = executable.signature
+        arrays = [_values(port.dtype, _fixed(port.shape)) for port in (*ports.inputs, *ports.outputs)]
+        count = len(ports.inputs)
+        arena = np.zeros(executable.arena_bytes + 64, np.uint8)
+        start = arena.ctypes.data + (-arena.ctypes.data % 64)
+        self._held += [arrays, arena]
+        self._arguments = (_pointers(arrays[:count]), _pointers(arrays[count:]), ctypes.c_void_p(start))
+
+    def __call__(self) -> None:
+        """Run once."""
+        self._library.pared_run(*self._arguments)
+
+
+def _fixed(shape: Sequence[int | str]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else 1 for size in shape)
+
+
+def _values(dtype: str, shape: tuple[int, ...]) -> Array:
+    rng = np.random.default_rng(2)
+    if dtype == "INT8":
+        return rng.integers(-128, 128, shape).astype(np.int8)
+    return rng.standard_normal(shape, np.float32)
+
+
+def _pointers(arrays: Sequence[Array]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
+
+
+def in_onnxruntime(path: Path) -> Run:
+    """Return a run of a model file in onnxruntime."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for port in session.get_inputs():
+        dtype = {"tensor(float)": "FLOAT", "tensor(int8)": "INT8"}[port.type]
+        value = ort.OrtValue.ortvalue_from_numpy(_values(dtype, _fixed(port.shape)))
+        binding.bind_ortvalue_input(port.name, value)
+    for port in session.get_outputs():
+        binding.bind_output(port.name)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def in_openvino(path: Path) -> Run:
+    """Return a run of a model file in OpenVINO, in float32 where it is float."""
+    with no_openvino_telemetry():
+        import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(str(path))
+    model.reshape(
+        {
+            port: _fixed([d.get_length() if d.is_static else "" for d in port.partial_shape])
+            for port in model.inputs
+        }
+    )
+    config = {
+        "INFERENCE_NUM_THREADS": "1",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled_model = core.compile_model(model, "CPU", config)
+    request = compiled_model.create_infer_request()
+    for index, port in enumerate(compiled_model.inputs):
+        dtype = "INT8" if port.element_type == ov.Type.i8 else "FLOAT"
+        request.set_input_tensor(index, ov.Tensor(_values(dtype, tuple(port.shape))))
+    return request.infer
+
+
+def in_litert(path: Path) -> Run:
+    """Return a run of a `.tflite` file in LiteRT with its XNNPACK kernels."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    for port in interpreter.get_input_details():
+        interpreter.set_tensor(port["index"], _values("INT8", tuple(port["shape"])))
+    return interpreter.invoke
+
+
+def measure(case: Case, page: Page, seconds: float) -> None:
+    """Compile a case, time it beside its peers, add its row; a model that is not supported gets a remark."""
+    with tempfile.TemporaryDirectory(prefix="pared-bench-") as name:
+        folder = Path(name)
+        start = time.perf_counter()
+        try:
+            own = compiled(case, "native", folder)
+        except ParedError as err:
+            page.remark(f"{case.name}: native does not take it: {err.message}")
+            return
+        took = time.perf_counter() - start
+        # onnxruntime's payload is the same graph with short names.
+        plain = compiled(case, "ort", folder).path / "model.onnx"
+        native = Native(own)
+        runs: dict[str, Run] = {
+            "native": native,
+            "ort": in_onnxruntime(plain),
+            "openvino": in_openvino(plain),
+        }
+        if case.tflite is not None:
+            runs["litert"] = in_litert(case.tflite)
+        compared = compare_latency(runs, rounds=ROUNDS, iterations=3000, limit=seconds)
+        size = (own.path / engine.LIBRARY).stat().st_size
+    memory = [f"{size / 1024:.0f}", f"{native.arena_bytes / 1024:.1f}", f"{took:.1f}"]
+    page.add(case.name, *_times(compared), *_ratios(compared), *memory)
+
+
+def _times(compared: Comparison) -> list[str]:
+    medians = {name: float(np.median(found)) for name, found in compared.round_medians_ms.items()}
+    return [f"{medians[n]:.4g}" if n in medians else "" for n in ("native", "ort", "openvino", "litert")]
+
+
+def _ratios(compared: Comparison) -> list[str]:
+    known = compared.round_medians_ms
+    return [
+        f"{compared.ratio(name, 'native').median:.2f}" if name in known else ""
+        for name in ("ort", "openvino", "litert")
+    ]
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description="whole models: native beside its peers")
+    parser.add_argument("kind", choices=["int8", "float"], nargs="?", default="int8")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per model")
+    parser.add_argument("--only", nargs="*", help="names of models")
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    given = parser.parse_args()
+    if "PARED_DATA" not in os.environ:
+        sys.exit("set PARED_DATA to the folder with the shared models")
+    about = ABOUT.format(kind=given.kind, rounds=ROUNDS) + (INT8 if given.kind == "int8" else FLOAT)
+    title = f"Whole models in {given.kind}: native beside onnxruntime, OpenVINO and LiteRT"
+    page = Page(given.output / f"native_{given.kind}.md", title, about, HEADINGS)
+    with pinned(1):
+        for case in cases(given.kind, Path(os.environ["PARED_DATA"])):
+            if not given.only or case.name in given.only:
+                measure(case, page, given.seconds)
+
+
+if __name__ == "__main__":
+    main()
