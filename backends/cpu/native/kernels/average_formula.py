@@ -1,8 +1,9 @@
 """The arithmetic of a quantized average, and when it can be had from the sum of the bytes. No TVM in here.
 
-Defined is: dequantize every byte in float32, average in float64, round to float32, divide by the output scale,
-round, add the zero point. Summing the bytes in int32 is cheaper. It is taken when, for every possible sum, the
-roundings of the defined way cannot move the result across a tie: decided when the model is compiled.
+Defined is: dequantize every byte in float32, average in float64, round to float32, divide by the output
+scale, round, add the zero point. Summing the bytes in int32 is cheaper. It is taken when, for every
+possible sum, the roundings of the defined way cannot move the result across a tie: decided when the model
+is compiled.
 """
 
 from __future__ import annotations

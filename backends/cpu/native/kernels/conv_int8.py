@@ -4,19 +4,19 @@
 residual that byte is added to a second image as `add_int8` does. A Gemm is the convolution of images of one
 pixel (`gemm_int8.py` for few rows).
 
-Input images carry their padding as a border that holds the zero point; the input's zero point is folded into
-the bias by `pack`. Weights lie as [OC / 16, kh, steps, 16, 4]: a step is four bytes of a pixel, and 64 bytes
-of weights multiply it for 16 channels. Where dilation is 1 and it takes fewer steps, a row of the window is
-read as one run of kw * pitch bytes: a 10x4 window on one channel takes 10 steps, not 40.
+Input images carry their padding as a border that holds the zero point; the input's zero point is folded
+into the bias by `pack`. Weights lie as [OC / 16, kh, steps, 16, 4]: a step is four bytes of a pixel, and 64
+bytes of weights multiply it for 16 channels. Where dilation is 1 and it takes fewer steps, a row of the
+window is read as one run of kw * pitch bytes: a 10x4 window on one channel takes 10 steps, not 40.
 
-Tile: 8 to 28 accumulators of 16 lanes, chosen by `int8_tiles.choose_tile` for the image's own size; the dots
-are the bound (one per cycle, 233 GMAC/s), weights are loaded once per tile and step. Results are stored 64 bytes
-at once wherever four vectors are neighbours in memory.
+Tile: 8 to 28 accumulators of 16 lanes, chosen by `int8_tiles.choose_tile` for the image's own size; the
+dots are the bound (one per cycle, 233 GMAC/s), weights are loaded once per tile and step. Results are
+stored 64 bytes at once wherever four vectors are neighbours in memory.
 
-Measured on one Zen 4 core, requantization included: 3x3, 256 channels, 28x28 231 GMAC/s (99 % of the roof); 16
-channels, 32x32 217 (93 %); 64 channels, 8x8 216 (93 %); 1x1, 128 channels, 6x6 215 (92 %); 64 channels, 25x5 195
-(84 %); 10x4 on one channel 183 (78 %); 3x3 on 3 channels to 16, 32x32 134 (57 %: 9 steps per vector of results,
-whose end takes as long as 5).
+Measured on one Zen 4 core, requantization included: 3x3, 256 channels, 28x28 231 GMAC/s (99 % of the roof);
+16 channels, 32x32 217 (93 %); 64 channels, 8x8 216 (93 %); 1x1, 128 channels, 6x6 215 (92 %); 64 channels,
+25x5 195 (84 %); 10x4 on one channel 183 (78 %); 3x3 on 3 channels to 16, 32x32 134 (57 %: 9 steps per
+vector of results, whose end takes as long as 5).
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def store(
     isa: Isa, y: Buffer, pieces: Sequence[tuple[int, Expr]], to: Expr, limits: tuple[int, int, int],
     ordered: bool,
 ) -> list[Stmt]:  # fmt: skip
-    """Return the stores of pieces of 16 bytes at offsets from `to`, 64 bytes at once where four are neighbours.
+    """Return the stores of pieces of 16 bytes at offsets from `to`, 64 at once where four are neighbours.
 
     `ordered`: lanes of four pieces at a time are `interleaved`; else they are in natural order.
     """

@@ -2,14 +2,14 @@
 
 Arithmetic, images, borders and zero points are those of `conv_int8`. Four rows of the window at a time are
 interleaved byte by byte (8 shuffles for 64 bytes of 4 rows), which makes the quads of the dot instruction:
-one dot per 16 outputs and column of the window. Interleaved columns are shared by outputs beside each other, and,
-for windows of up to 3 rows at stride 1, by two output rows (their weights stand one byte apart). The shuffles
-leave lanes in the order in which the saturating packs of the epilogue want them.
+one dot per 16 outputs and column of the window. Interleaved columns are shared by outputs beside each
+other, and, for windows of up to 3 rows at stride 1, by two output rows (their weights stand one byte
+apart). The shuffles leave lanes in the order in which the saturating packs of the epilogue want them.
 
-A chunk of 64 bytes is 64 channels of a pixel, or, with 16 or 32 channels and strides of 1 or 2, 4 or 2 pixels:
-no lanes are lost on the narrow layers of small models. Bound: about 35 vector instructions per 64 outputs of
-a 3x3 window, 12 of them dots: 60 GMAC/s at one per cycle. Measured on one Zen 4 core: 71 to 79 on 25x5x64,
-12x12x64 and 24x24x32 (some of the shuffles and packs go beside a dot), 67 on 6x6x128.
+A chunk of 64 bytes is 64 channels of a pixel, or, with 16 or 32 channels and strides of 1 or 2, 4 or 2
+pixels: no lanes are lost on the narrow layers of small models. Bound: about 35 vector instructions per 64
+outputs of a 3x3 window, 12 of them dots: 60 GMAC/s at one per cycle. Measured on one Zen 4 core: 71 to 79
+on 25x5x64, 12x12x64 and 24x24x32 (some of the shuffles and packs go beside a dot), 67 on 6x6x128.
 """
 
 from __future__ import annotations

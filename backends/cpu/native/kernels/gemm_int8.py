@@ -2,10 +2,10 @@
 
 Arithmetic and the folding of zero points are those of `conv_int8`. Many rows are a convolution of as many
 pixels with a 1x1 window, and are built as such. Few rows are bound by reading the weights, one vector of 64
-bytes for `rows` dots: they lie as [groups, K / 4, vectors, 16, 4], so that a group of up to 8 vectors of outputs is one
-stream, and with few outputs K is cut into parts that have accumulators of their own (a dot waits 4 cycles for
-the one before it). Bound: reads of L1 64 bytes, of L2 32 bytes per cycle. Measured for one row on
-one Zen 4 core: 784x512 111 and 640x128 114 GB/s (L2 gives 117), 128x128 184 (L1 gives 217).
+bytes for `rows` dots: they lie as [groups, K / 4, vectors, 16, 4], so that a group of up to 8 vectors of
+outputs is one stream, and with few outputs K is cut into parts that have accumulators of their own (a dot
+waits 4 cycles for the one before it). Bound: reads of L1 64 bytes, of L2 32 bytes per cycle. Measured for
+one row on one Zen 4 core: 784x512 111 and 640x128 114 GB/s (L2 gives 117), 128x128 184 (L1 gives 217).
 """
 
 from __future__ import annotations

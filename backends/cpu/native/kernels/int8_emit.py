@@ -1,9 +1,9 @@
 """What the int8 kernels share when they write TIR: dot products, requantization, borders, tiles of pixels.
 
-The dot instruction takes four bytes of activations (uint8, the same for all lanes) and four bytes of weights
-(int8) per lane of 16 int32 accumulators. TVM's own `VNNI_DOT_16x4_INTRIN` hands LLVM 22 operands of type
-<16 x i32>, which its verifier refuses; here they are reinterpreted as <64 x i8>. Without VNNI the same layout
-is multiplied lane by lane in int32, which is exact everywhere.
+The dot instruction takes four bytes of activations (uint8, the same for all lanes) and four bytes of
+weights (int8) per lane of 16 int32 accumulators. TVM's own `VNNI_DOT_16x4_INTRIN` hands LLVM 22 operands of
+type <16 x i32>, which its verifier refuses; here they are reinterpreted as <64 x i8>. Without VNNI the same
+layout is multiplied lane by lane in int32, which is exact everywhere.
 
 Indices are 64-bit: with 32 bits LLVM sign-extends every address on its own.
 """

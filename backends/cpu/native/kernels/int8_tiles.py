@@ -1,9 +1,9 @@
 """Geometry of int8 images in memory, and the choice of register tiles. No TVM in here.
 
 An image is a flat uint8 buffer [N, top + H + bottom, left + W + right, pitch]. Its border belongs to it and
-holds the zero point: the kernel that writes the image writes the border too, so that convolutions
-need no special case at edges. `pitch` is the number of bytes per pixel: channels rounded up to 16, or, for
-images that only a first convolution reads, anything down to the number of channels.
+holds the zero point: the kernel that writes the image writes the border too, so that convolutions need no
+special case at edges. `pitch` is the number of bytes per pixel: channels rounded up to 16, or, for images
+that only a first convolution reads, anything down to the number of channels.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Quantized pooling of uint8 images: maximum, average, global average.
 
-The maximum of bytes is the byte of the maximum where input and output have the same scale and zero point; taps
-beyond the image are moved onto its edge, which lies under the same window. The average is computed as
+The maximum of bytes is the byte of the maximum where input and output have the same scale and zero point;
+taps beyond the image are moved onto its edge, which lies under the same window. The average is computed as
 docs/semantics.md says (dequantize, mean in float64, quantize), from the int32 sum of the bytes where that
-provably gives the same (`average_formula`). One row of outputs per task; 64 bytes of channels at a time for the
-maximum, 16 for averages. Bound: one load per tap; average by sums two instructions, in float64 eight, per tap and
-16 channels. Measured: global average of 25x5x64 in 0.89 us in float64 (6.5 cycles per tap and 16 channels).
+provably gives the same (`average_formula`). One row of outputs per task; 64 bytes of channels at a time for
+the maximum, 16 for averages. Bound: one load per tap; average by sums two instructions, in float64 eight,
+per tap and 16 channels. Measured: global average of 25x5x64 in 0.89 us in float64 (6.5 cycles per tap and
+16 channels).
 """
 
 from __future__ import annotations
