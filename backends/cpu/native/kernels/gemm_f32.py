@@ -2,15 +2,21 @@
 
     out[m, n] = after(sum over k of data[m, k] * weight[k, n])
 
-Layouts: data [M, Kp], out [M, Np]; weights by blocks [K, vectors, 16], which is `conv_f32`'s layout of a 1 x 1 kernel. With
-`weight_is_input` the right side is another activation [K, Np], read as it lies.
+Layouts: data [M, Kp], out [M, Np]; weights by blocks [K, vectors, 16], which is `conv_f32`'s layout of a 1
+x 1 kernel. With `weight_is_input` the right side is another activation [K, Np], read as it lies.
 
-Tile: as in conv_f32, up to 14 rows x 32 columns; few rows (M <= 4) take up to 8 vectors and split K so that 8
-accumulators or more hide the latency of the FMA: there the weights are the bound, each is read once. Rows of
-4096 bytes (K = 1024) put the 14 rows of a tile into one set of the 8-way first-level cache (31 instead of 54
-GMAC/s), so tiles of such rows are copied to the stack, where rows are one vector longer. Blocks of N run inside
-a task while all weights fit half the second-level cache, or a copy pays once for all; then data is fetched once.
-Beyond that outside, so that weights are.
+Tile: as in conv_f32, up to 14 rows x 32 columns; few rows (M <= 4) take up to 8 vectors and split K so that
+8 accumulators or more hide the latency of the FMA: there the weights are the bound, each is read once. Rows
+of 4096 bytes (K = 1024) put the 14 rows of a tile into one set of the 8-way first-level cache (31 instead
+of 54 GMAC/s), so tiles of such rows are copied to the stack, where rows are one vector longer. Blocks of N
+run inside a task while all weights fit half the second-level cache, or a copy pays once for all; then data
+is fetched once. Beyond that outside, so that weights are.
+
+Measured on one core of Zen 4 (peak 58 GMAC/s; predicted 90-95 %), GMAC/s and times faster than onnxruntime
+1.31.1 in the same interleaved run, as pointwise convolution: 64->64 and 64->256 at 56x56 51 and 53 (1.2x),
+256->64 50 (1.2x), 512->128 and 128->512 at 28x28 54 (1.1x), 256->1024 at 14x14 55 (1.1x), 512->2048 at 7x7
+50-54 (1.05x); 1024->256 and 2048->512 reached 55 alone. 128x256x1024 54 (1.04x). One row, weights in cache:
+512x512 50 GB/s (1.1x), 2048x1000 77 GB/s of 98 (1.15x).
 """
 
 from __future__ import annotations

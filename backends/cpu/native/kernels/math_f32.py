@@ -1,7 +1,7 @@
 """Elementary functions on vectors of float32, as TIR expressions. Needs TVM.
 
-exp: x = n ln 2 + r, |r| <= ln 2 / 2 (n ln 2 in two parts, Cody and Waite), Taylor of degree 7 in r (remainder
-5e-9), times 2^n in two factors, so that denormals and infinity come out; error 2 ulp.
+exp: x = n ln 2 + r, |r| <= ln 2 / 2 (n ln 2 in two parts, Cody and Waite), Taylor of degree 7 in r
+(remainder 5e-9), times 2^n in two factors, so that denormals and infinity come out; error 2 ulp.
 tanh: odd Taylor polynomial below 0.5 (remainder 1e-7 relative), 1 - 2 / (exp(2x) + 1) above.
 erf: Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
 """

@@ -156,14 +156,15 @@ def unrolled_taps(
 ) -> list[Stmt]:
     """Do the same as `taps` without a loop."""
     stride, dilation, left = window.strides[1], window.dilations[1], window.pads[1]
+
+    def column(tap: int) -> Callable[[int], Expr]:
+        return lambda i: (x + i) * stride + (tap * dilation - left)
+
     inside = piece.taps or (tuple(range(piece.size)),) * window.kernel[1]
     statements: list[Stmt] = []
     for s, columns in enumerate(inside):
-        offset = s * dilation - left
         if columns:
-            statements += body(
-                tirx.const(s, "int32"), columns, lambda i, offset=offset: (x + i) * stride + offset
-            )
+            statements += body(tirx.const(s, "int32"), columns, column(s))
     return statements
 
 

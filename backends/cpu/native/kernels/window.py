@@ -166,9 +166,9 @@ def padded_vector(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def interleave(packed: npt.NDArray[np.float32], blocks: tuple[int, int, int]) -> npt.NDArray[np.float32]:
-    """Return weights [vectors, steps, 16] as one stream per block: [steps, vectors of the block, 16] each.
+    """Return weights [vectors, steps, 16] as one stream [steps, vectors of the block, 16] per block.
 
-    Streams of two vectors that lie a multiple of 64 KiB apart would evict each other from the first-level cache.
+    A block is read in order; separate streams, powers of two apart, would share cache sets.
     """
     wide, whole, rest = blocks
     head = packed[: wide * whole].reshape(whole, wide, -1, LANES).transpose(0, 2, 1, 3)

@@ -5,20 +5,20 @@
 
 Layouts: data and out as conv_f32; U by blocks of output channels [36, C, vectors, 16].
 
-One task is a block of up to 28 patches: (1) their transforms V [36, patches, Cp + 16], vectors over channels;
-(2) per block of 32 output channels 36 matrix products with tiles of up to 14 patches x 32 channels into
-M [36, patches, 32], which stays in the second-level cache, and (3) the transform back with the epilogue. V lies
-on the stack up to 64 channels, else in scratch memory with a slot per task. Patches that reach over an edge take
-a branch per value.
+One task is a block of up to 28 patches: (1) their transforms V [36, patches, Cp + 16], vectors over
+channels; (2) per block of 32 output channels 36 matrix products with tiles of up to 14 patches x 32
+channels into M [36, patches, 32], which stays in the second-level cache, and (3) the transform back with
+the epilogue. V lies on the stack up to 64 channels, else in scratch memory with a slot per task. Patches
+that reach over an edge take a branch per value.
 
-Measured on one core of Zen 4 (peak 58 GMAC/s), GMAC/s of the direct convolution's work, and times faster than
-onnxruntime 1.31.1 in the same interleaved run: 64 ch 56x56 136 (3.3x), 128 ch 28x28 120 (2.7x), 256 ch 14x14
-127 (2.6x), 512 ch 7x7 89 (2.1x). Four times the peak is the bound without the transforms; of the products
-alone, whole patches counted, that is 59 %, 52 %, 72 % and 50 % of the peak (U of 512 channels, 38 MB, comes from
-memory).
+Measured on one core of Zen 4 (peak 58 GMAC/s), GMAC/s of the direct convolution's work, and times faster
+than onnxruntime 1.31.1 in the same interleaved run: 64 ch 56x56 136 (3.3x), 128 ch 28x28 120 (2.7x), 256 ch
+14x14 127 (2.6x), 512 ch 7x7 89 (2.1x). Four times the peak is the bound without the transforms; of the
+products alone, whole patches counted, that is 59 %, 52 %, 72 % and 50 % of the peak (U of 512 channels, 38
+MB, comes from memory).
 
-Error: each of the transforms multiplies magnitudes, so the bound is that of a sum over c with
-|A^T| (|U| * |B^T| |d| |B|) |A| in place of |w| |x|.
+Error: each of the transforms multiplies magnitudes, so the bound is that of a sum over c with |A^T| (|U| *
+|B^T| |d| |B|) |A| in place of |w| |x|.
 """
 
 from __future__ import annotations

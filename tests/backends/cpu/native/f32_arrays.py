@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from pared.backends.cpu.native.isa import host_isa
+from pared.backends.cpu.native.isa import Isa, host_isa
 from pared.backends.cpu.native.kernels.window import Window, padded
 
 UNIT = 2.0**-24  # unit roundoff of float32
@@ -53,12 +53,12 @@ def aligned(shape: Sequence[int]) -> np.ndarray:
 
 
 def run(
-    family: ModuleType, spec, arrays: Sequence[np.ndarray], out_shape: Sequence[int], cut: bool = True
+    family: ModuleType, spec, arrays: Sequence[np.ndarray], out_shape: Sequence[int], isa: Isa | None = None
 ) -> np.ndarray:
     """Build and run a kernel in two ranges of tasks; `arrays` are inputs and constants in order."""
     from pared.backends.cpu.native.kernels.common import load_kernel
 
-    isa = host_isa()
+    isa = isa or host_isa()
     verdict = family.supports(spec, isa)
     assert verdict.ok, verdict.reason
     kernel = load_kernel(family.build(spec, isa), isa)
@@ -66,7 +66,7 @@ def run(
     out[...] = np.nan
     scratch = [aligned(shape) for shape in getattr(spec, "scratch", ())]
     given = [_aligned_copy(array) for array in arrays]
-    middle = spec.tasks() // 2 if cut else 0
+    middle = spec.tasks() // 2
     kernel(*given, out, *scratch, middle, spec.tasks())
     kernel(*given, out, *scratch, 0, middle)
     return out

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pared.backends.cpu.native.isa import host_isa
+from pared.backends.cpu.native.isa import host_isa, isa_of
 from pared.backends.cpu.native.kernels import conv_f32, gemm_f32
 from pared.backends.cpu.native.kernels.after_f32 import After
 from pared.backends.cpu.native.kernels.conv_f32 import ConvF32Spec
 from pared.backends.cpu.native.kernels.gemm_f32 import GemmF32Spec
 from pared.backends.cpu.native.kernels.window import Window
+from pared.targets import load_target
 
 pytest.importorskip("tvm", reason="apache-tvm compiles the kernels (extra 'tvm')")
 
@@ -149,3 +150,21 @@ def test_more_rows_than_one_task_end_in_a_shorter_one() -> None:
 
 def test_an_empty_product_is_refused() -> None:
     assert not gemm_f32.supports(dataclasses.replace(GemmF32Spec(1, 1, 1), depth=0), host_isa()).ok
+
+
+def test_code_for_narrower_vectors_computes_the_same() -> None:
+    spec = ConvF32Spec(Window(1, 9, 15, (3, 3), pads=(1, 1, 1, 1)), 21, 48, after=After(bias=True, low=0.0))
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((1, 21, 9, 15)).astype(np.float32)
+    w, bias = (
+        rng.standard_normal((48, 21, 3, 3)).astype(np.float32),
+        rng.standard_normal(48).astype(np.float32),
+    )
+    isa = isa_of(load_target("cpu-x86-avx2"))
+    if not set(isa.features) <= set(host_isa().features):
+        pytest.skip("no AVX2 on this CPU")
+    arrays = [f.nhwc(x), *conv_f32.pack(spec, w, bias)]
+    want = np.maximum(f.conv(x, w, spec.window) + bias[:, None, None], 0)
+    size = f.conv(abs(x), abs(w), spec.window) + abs(bias)[:, None, None]
+    got = f.nchw(f.run(conv_f32, spec, arrays, spec.out_shape, isa=isa), 48)
+    assert np.all(abs(got - want) <= f.dot_bound(21 * 9, size))

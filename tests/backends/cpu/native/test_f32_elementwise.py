@@ -53,7 +53,9 @@ CASES: dict[str, tuple[Op, Callable[[np.ndarray], np.ndarray], Callable[[np.ndar
     "elu": (
         Op("elu", (0,), 1.5), lambda x: np.where(x < 0, 1.5 * np.expm1(x), x), lambda x: 12 * U + 0 * x
     ),
-    "softplus": (Op("softplus", (0,)), lambda x: np.logaddexp(0, x), lambda x: 8 * U * (1 + np.maximum(x, 0))),
+    "softplus": (
+        Op("softplus", (0,)), lambda x: np.logaddexp(0, x), lambda x: 8 * U * (1 + np.maximum(x, 0))
+    ),
     "leaky-relu": (
         Op("leaky-relu", (0,), 0.1), lambda x: np.where(x < 0, 0.1 * x, x), lambda x: 3 * U * abs(x)
     ),
