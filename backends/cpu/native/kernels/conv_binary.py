@@ -20,7 +20,7 @@ pairs of planes.
 
 Layouts: data [N, H, W, words * planes] uint32 (plane innermost, see bits.py); weights [OC/32, kh, kw, words,
 planes, 32] uint32, one stream that is read in order; codes out [N, OH, OW, words * planes]; int32 and float32
-out [N, OH, OW, OC up to 16].
+out [N, OH, OW, OC up to 16]; results of a table [N, OH, OW, OC].
 
 Tile: up to 14 pixels of one row x 32 channels, 28 accumulators of 16 int32 lanes; with 2 weight vectors and
 one for the product that makes 31 of the 32 registers, and each weight vector is loaded once per 14 uses.
@@ -103,7 +103,7 @@ class ConvBinarySpec:
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
         """Shape of the output in memory."""
-        last = self.stored_channels
+        last = self.out_channels if self.output == "table" else self.stored_channels
         if isinstance(self.output, Code):
             last = words_of(self.out_channels) * self.output.planes
         return self.batch, self.out_height, self.out_width, last
@@ -127,7 +127,9 @@ class ConvBinarySpec:
     def popcounts(self) -> int:
         """Popcounts of 32-bit lanes that the kernel really does."""
         rows, columns = _inside(self, 0), _inside(self, 1)
-        words = rows * columns * words_of(self.channels) * self.products
+        # The zeros of ternary weights are counted once for all pixels of a tile, beside binary data.
+        per_word = 1 if self.data is Code.BINARY else self.products
+        words = rows * columns * words_of(self.channels) * per_word
         return self.batch * words * self.blocks * LANES
 
     @property

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.integer]
+Bits = Literal[4, 2, 1]
 
 LANES = 16
 MAX_ROWS = 8
@@ -53,7 +54,7 @@ class LowbitGemvSpec:
     rows: int
     depth: int
     outputs: int
-    bits: Literal[4, 2, 1]
+    bits: Bits
     block: int
     zero: int
 
