@@ -17,7 +17,7 @@ from .kernels.average_formula import average_formula
 from .kernels.conv_int8 import ConvInt8Spec
 from .kernels.depthwise_int8 import DepthwiseInt8Spec
 from .kernels.gemm_int8 import GemmInt8Spec
-from .kernels.int8_tiles import NO_BORDER, Border, Image
+from .kernels.int8_tiles import NO_BORDER, Border, Image, is_small
 from .kernels.pool_int8 import PoolInt8Spec
 from .place import Builder, Held, Unfit, fits
 from .quantized import limits
@@ -85,7 +85,16 @@ def _gemm(builder: Builder, layer: L.IntLayer, x: Held) -> None:
     given, own = _quants(layer)
     i = x.image
     terms = i.channels if i.height * i.width == 1 else i.height * i.width * i.pitch
-    spec = GemmInt8Spec(i.batch, terms, layer.output.channels, own.zero, layer.low, layer.high, i.plane)
+    spec = GemmInt8Spec(
+        i.batch,
+        terms,
+        layer.output.channels,
+        own.zero,
+        layer.low,
+        layer.high,
+        i.plane,
+        is_small(layer.factor),
+    )
     fits(gemm_int8.supports(spec, builder.isa))
     made = builder.bytes_for(layer.output)
     constants = builder.constants(
@@ -109,7 +118,7 @@ def _depthwise(builder: Builder, layer: L.IntLayer, x: Held) -> None:
     made, window = builder.bytes_for(layer.output), layer.window
     spec = DepthwiseInt8Spec(
         x.image, made.image, window.kernel, window.strides, window.dilations, window.pads[:2], own.zero,
-        layer.low, layer.high,
+        layer.low, layer.high, is_small(layer.factor),
     )  # fmt: skip
     fits(depthwise_int8.supports(spec, builder.isa))
     constants = builder.constants(
@@ -130,6 +139,7 @@ def _conv(builder: Builder, layer: L.IntLayer, x: Held) -> None:
     spec = ConvInt8Spec(
         x.image, made.image, window.kernel, window.strides, window.dilations, window.pads[:2], own.zero, low,
         high, layer.group, second.image if second else None, _formula(layer),
+        is_small(layer.factor),
     )  # fmt: skip
     fits(conv_int8.supports(spec, builder.isa))
     constants = builder.constants(

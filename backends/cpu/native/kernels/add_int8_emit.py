@@ -13,6 +13,7 @@ from .add_formula import AddFormula
 from .emit import llvm, module, parameter
 from .int8_emit import (
     LANES,
+    SAFE_STEPS,
     bind,
     border,
     f32,
@@ -43,7 +44,8 @@ def added(isa: Isa, formula: AddFormula, a: Expr, b: Expr) -> Expr:
     if formula.way == "fused":
         ka, kb, kc = formula.fused
         inner = _fma(tirx.Cast("float32x16", b), f32(kb), f32(kc))
-        return rounded(isa, _fma(tirx.Cast("float32x16", a), f32(ka), inner))
+        small = 255 * (ka + kb) + abs(kc) < SAFE_STEPS
+        return rounded(isa, _fma(tirx.Cast("float32x16", a), f32(ka), inner), small=small)
     # A product that is not rounded before it is added makes another sum; the maximum keeps LLVM from that.
     total = _real(a, formula.zeros[0], formula.scales[0]) + _real(b, formula.zeros[1], formula.scales[1])
     if formula.way == "reciprocal":

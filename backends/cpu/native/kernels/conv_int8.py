@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from .....compiler.backend import Array, Verdict
 from .add_formula import AddFormula
-from .int8_tiles import SLACK_BYTES, Image, Tile, choose_tile, image, interleaved
+from .int8_tiles import SLACK_BYTES, Image, Tile, choose_tile, image, interleaved, is_small
 
 if TYPE_CHECKING:
     import tvm
@@ -53,6 +53,7 @@ class ConvInt8Spec:
         pads: top, left; at most the border of `x`. What is below and right follows from the sizes.
         zero: output zero point.
         low, high: limits of the output byte.
+        small: every factor is below 1/2, so that rounding needs no care for int32 (see `is_small`).
         group: channels are computed as one group with zero weights in between.
         residual: the image that is added; same height, width and pitch as y, any border.
         add: how it is added; `zero`, `low`, `high` belong to the convolution, those of the sum are in `add`.
@@ -70,6 +71,7 @@ class ConvInt8Spec:
     group: int = 1
     residual: Image | None = None
     add: AddFormula | None = None
+    small: bool = False
 
     def tasks(self) -> int:
         """Return the number of tasks: rows of tiles, times groups of channels if the weights are large."""
@@ -90,7 +92,7 @@ class ConvInt8Spec:
         flat = [_flat(i) for i in images]
         return ConvInt8Spec(
             flat[0], flat[1], (1, 1), zero=self.zero, low=self.low, high=self.high, group=self.group,
-            residual=flat[2] if self.residual else None, add=self.add,
+            residual=flat[2] if self.residual else None, add=self.add, small=self.small,
         )  # fmt: skip
 
     @property
@@ -183,6 +185,7 @@ def pack(
         factor: float32 [M].
         x_zero: zero point of the input; folded into the bias, modulo 2^32 like the sums.
     """
+    assert is_small(factor) or not spec.small, "factors beyond 1/2 in a kernel without a cap"
     dense = _ungrouped(weight, spec.group)
     folded = bias.astype(np.int64) - x_zero * weight.astype(np.int64).sum((1, 2, 3))
     folded = (folded & 0xFFFFFFFF).astype(np.uint32).view(np.int32)

@@ -214,7 +214,11 @@ def _finish(frame: _Frame, place: _Place, spots: Sequence[tuple[int, int]]) -> l
     pieces: list[tuple[int, Expr]] = []
     for p, (r, c) in enumerate(spots):
         steps = [
-            rounded(frame.isa, tirx.Cast("float32x16", vector(frame.sums[p * nv + v], 0)) * factors[v])
+            rounded(
+                frame.isa,
+                tirx.Cast("float32x16", vector(frame.sums[p * nv + v], 0)) * factors[v],
+                small=spec.small,
+            )
             for v in range(nv)
         ]
         if second is not None and spec.residual:

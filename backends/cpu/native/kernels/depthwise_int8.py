@@ -24,7 +24,7 @@ import numpy.typing as npt
 from .....compiler.backend import Array, Verdict
 from .conv_int8 import ConvInt8Spec
 from .conv_int8 import supports as conv_supports
-from .int8_tiles import Image, interleaved
+from .int8_tiles import Image, interleaved, is_small
 
 if TYPE_CHECKING:
     import tvm
@@ -47,6 +47,7 @@ class DepthwiseInt8Spec:
         kernel, strides, dilations: height, width.
         pads: top, left; at most the border of `x`.
         zero: output zero point.
+        small: every factor is below 1/2, so that rounding needs no care for int32 (see `is_small`).
         low, high: limits of the output byte.
     """
 
@@ -59,6 +60,7 @@ class DepthwiseInt8Spec:
     zero: int = 0
     low: int = 0
     high: int = 255
+    small: bool = False
 
     def tasks(self) -> int:
         """Return the number of tasks: blocks of output rows."""
@@ -145,6 +147,7 @@ def pack(
         factor: float32 [C].
         x_zero: zero point of the input; folded into the bias.
     """
+    assert is_small(factor) or not spec.small, "factors beyond 1/2 in a kernel without a cap"
     folded = bias.astype(np.int64) - x_zero * weight.astype(np.int64).sum((1, 2, 3))
     channels = _lane_channels(spec)
     kh, kw = spec.kernel

@@ -193,7 +193,10 @@ def _finish(frame: _Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: 
     for r in range(spec.tile[0]):
         for c in range(spec.tile[1]):
             sums = [tirx.Cast("float32x16", vector(frame.sum(r, c, v), 0)) for v in range(4)]
-            steps = [rounded(frame.isa, total * factor) for total, factor in zip(sums, factors, strict=True)]
+            steps = [
+                rounded(frame.isa, total * factor, small=spec.small)
+                for total, factor in zip(sums, factors, strict=True)
+            ]
             value = to_bytes64(frame.isa, steps, spec.zero, spec.low, spec.high)
             to = out + i64(r * y.row + c * spec.spread * y.pitch)
             body.append(put(frame.y, shuffle([value], range(keep)) if keep < CHUNK else value, to, keep))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .....compiler.backend import Array, Verdict
 from . import conv_int8
 from .conv_int8 import ConvInt8Spec
-from .int8_tiles import image, interleaved
+from .int8_tiles import image, interleaved, is_small
 
 if TYPE_CHECKING:
     import tvm
@@ -43,6 +43,7 @@ class GemmInt8Spec:
         outputs: M.
         zero: output zero point.
         low, high: limits of the output byte.
+        small: every factor is below 1/2, so that rounding needs no care for int32 (see `is_small`).
         pitch: bytes from one row of x to the next; 0 for K rounded up to 16.
     """
 
@@ -53,6 +54,7 @@ class GemmInt8Spec:
     low: int = 0
     high: int = 255
     pitch: int = 0
+    small: bool = False
 
     @property
     def x_pitch(self) -> int:
@@ -88,7 +90,7 @@ class GemmInt8Spec:
             return None
         x = image(self.rows, 1, 1, self.terms, pitch=self.x_pitch)
         y = image(self.rows, 1, 1, self.outputs)
-        return ConvInt8Spec(x, y, (1, 1), zero=self.zero, low=self.low, high=self.high)
+        return ConvInt8Spec(x, y, (1, 1), zero=self.zero, low=self.low, high=self.high, small=self.small)
 
     def tasks(self) -> int:
         """Return the number of tasks."""
@@ -126,6 +128,7 @@ def pack(
         factor: float32 [M].
         x_zero: zero point of the input; folded into the bias.
     """
+    assert is_small(factor) or not spec.small, "factors beyond 1/2 in a kernel without a cap"
     if spec.convolution:
         return conv_int8.pack(spec.convolution, weight[:, :, None, None], bias, factor, x_zero)
     lanes = 16 * spec.vectors

@@ -62,7 +62,7 @@ def build_gemv(spec: GemmInt8Spec, isa: Isa) -> tvm.IRModule:
                 for p in range(1, parts):
                     total = total + vector(sums[r][p][v], 0)
                 scaled = tirx.Cast("float32x16", total) * vector(factor, first + i64(v * LANES))
-                steps.append(rounded(isa, scaled))
+                steps.append(rounded(isa, scaled, small=spec.small))
             limits = (spec.zero, spec.low, spec.high)
             whole = nv // 4 * 4
             for part, ordered in ((range(whole), True), (range(whole, nv), False)):

@@ -129,9 +129,12 @@ def dot_lanes(isa: Isa, sums: Expr, data: Expr, weights: Expr) -> Expr:
     return sums
 
 
-def rounded(isa: Isa, steps: Expr, lanes: int = LANES) -> Expr:
-    """Return `steps` (float32) rounded half to even as int32, saturated near +-2^30."""
-    capped = tirx.Min(steps, f32(SAFE_STEPS, lanes))
+def rounded(isa: Isa, steps: Expr, lanes: int = LANES, small: bool = False) -> Expr:
+    """Return `steps` (float32) rounded half to even as int32, saturated near +-2^30.
+
+    `small` promises that no value is beyond 2^30, which saves an instruction.
+    """
+    capped = steps if small else tirx.Min(steps, f32(SAFE_STEPS, lanes))
     if isa.vnni and lanes == LANES:
         # Below -2^31 the instruction gives the most negative integer, which is what saturation wants.
         mask, current = tirx.IntImm("int16", -1), tirx.IntImm("int32", 4)

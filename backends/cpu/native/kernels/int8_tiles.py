@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 REGISTERS = 31
 SLACK_BYTES = 64
 Border = tuple[int, int, int, int]
@@ -86,6 +89,11 @@ class Tile:
     def pixels(self) -> int:
         """Pixels of the tile."""
         return self.rows * self.columns
+
+
+def is_small(factor: npt.NDArray[np.float32]) -> bool:
+    """Tell whether no int32 times these factors is beyond 2^30; then rounding needs no cap."""
+    return float(np.abs(factor).max(initial=0)) < 0.5
 
 
 def choose_tile(height: int, width: int, vectors: int, steps: int) -> Tile:

@@ -39,7 +39,9 @@ def convolutions(draw: st.DrawFn) -> ConvInt8Spec:
     y = image(batch, *out, outputs, draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 3)])))
     low = draw(st.sampled_from([0, 0, 13]))
     zero, high = draw(st.integers(0, 255)), draw(st.sampled_from([255, 255, 200]))
-    return ConvInt8Spec(x, y, kernel, strides, dilations, pads[:2], zero, low, high, group)
+    return ConvInt8Spec(
+        x, y, kernel, strides, dilations, pads[:2], zero, low, high, group, small=draw(st.booleans())
+    )
 
 
 def check(spec: ConvInt8Spec, isa: Isa, seed: int, size: float = 1.0) -> None:

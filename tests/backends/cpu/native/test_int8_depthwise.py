@@ -37,7 +37,7 @@ def depthwise(draw: st.DrawFn) -> DepthwiseInt8Spec:
         draw(st.sampled_from([0, 13])),
         draw(st.sampled_from([255, 200])),
     )
-    return DepthwiseInt8Spec(x, y, kernel, strides, dilations, pads[:2], zero, low, high)
+    return DepthwiseInt8Spec(x, y, kernel, strides, dilations, pads[:2], zero, low, high, draw(st.booleans()))
 
 
 def check(spec: DepthwiseInt8Spec, isa: Isa, seed: int) -> None:

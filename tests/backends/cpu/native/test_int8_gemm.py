@@ -20,6 +20,7 @@ products = st.builds(
     zero=st.integers(0, 255),
     low=st.sampled_from([0, 9]),
     high=st.sampled_from([255, 180]),
+    small=st.booleans(),
 )
 
 
