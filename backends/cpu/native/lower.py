@@ -19,12 +19,14 @@ from .isa import Isa
 from .kernels.concat import ConcatSpec
 from .kernels.int8_tiles import NO_BORDER
 from .kernels.move import How, MoveSpec, Side
+from .lower_binary import has_narrow_layers, lower_chain
 from .lower_f32 import FLOAT_RULES
 from .lower_int8 import INT8_RULES, borders, pitches
 from .place import Builder, Unfit
 from .program import Program
 from .read import Reading, read
 from .reader import bind_batch
+from .thresholds import CannotFold
 
 LayerRule = Callable[[Builder, L.Layer], None]
 
@@ -32,6 +34,8 @@ LayerRule = Callable[[Builder, L.Layer], None]
 def supported(model: ir.Model, isa: Isa, batch: int = 1) -> list[tuple[str, str]]:
     """Return (node name, reason) for every node that keeps `model` from being lowered; empty: all is well."""
     try:
+        if _narrow_chain(model, isa, batch) is not None:
+            return []
         reading = read(bind_batch(model, batch))
         refused = [(node.name or node.op_type, reason) for node, reason in reading.refused]
         return refused or _write(reading, isa, dry=True)[1]
@@ -45,11 +49,37 @@ def lower(model: ir.Model, isa: Isa, batch: int = 1) -> Program:
     Raises:
         UnsupportedOp: `native-unsupported`, with the first node that nothing takes and why.
     """
+    return _lowered(model, isa, batch, dry=False)
+
+
+def sketch(model: ir.Model, isa: Isa, batch: int = 1) -> Program:
+    """Return the program without its constants: steps and buffers, enough for a memory plan.
+
+    Raises:
+        UnsupportedOp: as `lower`.
+    """
+    return _lowered(model, isa, batch, dry=True)
+
+
+def _narrow_chain(model: ir.Model, isa: Isa, batch: int) -> Program | None:
+    """Return the program of a chain of one- and two-bit layers, None when the model is something else."""
+    if not has_narrow_layers(model):
+        return None
+    try:
+        return lower_chain(bind_batch(model, batch), isa)
+    except CannotFold:
+        return None
+
+
+def _lowered(model: ir.Model, isa: Isa, batch: int, dry: bool) -> Program:
+    narrow = _narrow_chain(model, isa, batch)
+    if narrow is not None:
+        return narrow
     reading = read(bind_batch(model, batch))
     if reading.refused:
         node, reason = reading.refused[0]
         _refuse(f"node {node.name!r} ({node.op_type}): {reason}", len(reading.refused))
-    program, refused = _write(reading, isa, dry=False)
+    program, refused = _write(reading, isa, dry)
     if refused:
         _refuse(f"node {refused[0][0]!r}: {refused[0][1]}", len(refused))
     program.check()

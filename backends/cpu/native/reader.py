@@ -82,7 +82,7 @@ class Reader:
         rule = self._rules.get(node.op_type) if not node.domain else None
         try:
             if rule is None:
-                raise Refused(node, f"no rule; there are rules for {', '.join(sorted(self._rules))}")
+                raise Refused(node, f"no rule for {node.op_type}")
             rule(self, node)
         except Refused as refusal:
             self.refused.append((refusal.node, refusal.reason))
