@@ -15,8 +15,8 @@ is fetched once. Beyond that outside, so that weights are.
 Measured on one core of Zen 4 (peak 58 GMAC/s; predicted 90-95 %), GMAC/s and times faster than onnxruntime
 1.31.1 in the same interleaved run, as pointwise convolution: 64->64 and 64->256 at 56x56 51 and 53 (1.2x),
 256->64 50 (1.2x), 512->128 and 128->512 at 28x28 54 (1.1x), 256->1024 at 14x14 55 (1.1x), 512->2048 at 7x7
-50-54 (1.05x); 1024->256 and 2048->512 reached 55 alone. 128x256x1024 54 (1.04x). One row, weights in cache:
-512x512 50 GB/s (1.1x), 2048x1000 77 GB/s of 98 (1.15x).
+50-54 (1.05x); 1024->256 at 14x14 53 (1.08x), 2048->512 at 7x7 49 (1.10x). 128x256x1024 54 (1.04x). One row,
+weights in cache: 512x512 50 GB/s (1.1x), 2048x1000 77 GB/s of 98 (1.15x).
 """
 
 from __future__ import annotations
