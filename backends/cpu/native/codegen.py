@@ -17,8 +17,9 @@ import tvm
 
 from .isa import Isa
 from .kernels.common import compile_kernel
+from .kernels.int8_tiles import SLACK_BYTES
 from .link import link
-from .planner import ALIGNMENT, Plan, aligned
+from .planner import Plan, aligned
 from .program import ALIAS, Buffer, Constant, KernelSpec, Program, Step
 
 LIBRARY = "model.so"
@@ -76,8 +77,8 @@ class _Build:
 
     @property
     def arena_bytes(self) -> int:
-        """Return the size of the arena; never 0, so that a host can allocate it without a special case."""
-        return max(self.plan.arena_bytes, ALIGNMENT)
+        """Return the size of the arena: the plan's, and what quantized kernels may read behind their input."""
+        return self.plan.arena_bytes + SLACK_BYTES
 
     def files(self) -> Mapping[str, bytes]:
         """Compile, write sources to a folder of their own, and link."""
