@@ -77,7 +77,7 @@ class _Build:
 
     @property
     def arena_bytes(self) -> int:
-        """Return the size of the arena: the plan's, and what quantized kernels may read behind their input."""
+        """Return the size of the arena: the plan, and what quantized kernels may read behind an image."""
         return self.plan.arena_bytes + SLACK_BYTES
 
     def files(self) -> Mapping[str, bytes]:
