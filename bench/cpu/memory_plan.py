@@ -57,9 +57,11 @@ class _Net:
         self.weights.append(numpy_helper.from_array(array, name))
         return name
 
-    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, **attributes: int | list[int]) -> str:
         name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        made = helper.make_node(op, inputs, [name], name)
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(made)
         return name
 
     def conv(
@@ -86,7 +88,7 @@ def mobilenet_v2() -> onnx.ModelProto:
             channels = outputs
     x = net.node("Flatten", net.node("GlobalAveragePool", net.conv(x, (320, 1280, 1))))
     net.nodes.append(helper.make_node("Gemm", [x, net.weight(1000, 1280)], ["y"], name="fc", transB=1))
-    limits = [numpy_helper.from_array(np.float32(v), n) for v, n in ((0, "zero"), (6, "six"))]
+    limits = [numpy_helper.from_array(np.array(v, np.float32), n) for v, n in ((0, "zero"), (6, "six"))]
     ports = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in (("x", (1, 3, 224, 224)), ("y", (1, 1000)))

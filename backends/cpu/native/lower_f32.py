@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from .kernels.softmax_f32 import SoftmaxF32Spec
 from .kernels.window import Window, padded, padded_vector
 from .kernels.winograd_f32 import WinogradF32Spec
 from .layers import Floats
-from .place import Builder, Held, View, fits
+from .place import Builder, Held, Unfit, View, fits
 
 
 def window_of(tensor: L.Tensor, window: L.Window) -> Window:
@@ -181,14 +181,43 @@ def _elementwise(
     ops: Sequence[Op],
 ) -> None:
     """Write a chain over images of one shape; constants are one number per channel."""
-    held = [builder.image_of(x) for x in layer.inputs]
-    n, c, h, w = layer.output.image
-    kinds: tuple[Kind, ...] = (*(["full"] * len(held)), *(["channel"] * len(constants)))
-    spec = ElementwiseF32Spec(n * h * w, c, kinds, tuple(ops), n)
+    _chain(builder, layer.inputs, layer.output, constants, ops, layer.covers)
+
+
+def _chain(
+    builder: Builder,
+    inputs: Sequence[L.Tensor],
+    output: L.Tensor,
+    constants: Sequence[Floats],
+    ops: Sequence[Op],
+    covers: Sequence[str],
+) -> None:
+    held = [builder.image_of(x) for x in inputs]
+    n, c, h, w = output.image
+    kinds = ("full",) * len(held) + ("channel",) * len(constants)
+    spec = ElementwiseF32Spec(n * h * w, c, cast("tuple[Kind, ...]", kinds), tuple(ops), n)
     fits(elementwise_f32.supports(spec, builder.isa))
-    made = builder.floats_for(layer.output)
-    packed = builder.constants(layer.output.name, lambda: [padded_vector(array) for array in constants])
-    builder.step("elementwise_f32", spec, [x.buffer for x in held], packed, made.buffer, layer.covers, 0)
+    made = builder.floats_for(output)
+    packed = builder.constants(output.name, lambda: [padded_vector(array) for array in constants])
+    builder.step("elementwise_f32", spec, [x.buffer for x in held], packed, made.buffer, covers, 0)
+
+
+def _lrn(builder: Builder, layer: L.Layer) -> None:
+    """Write x / (bias + alpha / size * sum of squares) ^ 0.75: the sums are a product with a band matrix."""
+    assert isinstance(layer, L.Lrn), "the table says so"
+    if layer.beta != 0.75:
+        raise Unfit(f"beta {layer.beta}; the chain of square roots has 0.75")
+    x, c = layer.inputs[0], layer.output.channels
+    square = L.Tensor(f"{layer.output.name}_square", x.shape)
+    total = L.Tensor(f"{layer.output.name}_sum", x.shape)
+    _chain(builder, (x,), square, (), [Op("mul", (0, 0))], layer.covers)
+    away = np.arange(c)[:, None] - np.arange(c)[None]
+    band = (away <= layer.size // 2) & (away >= -((layer.size - 1) // 2))
+    weight = (band.T * (layer.alpha / layer.size)).astype(np.float32)[:, :, None, None]
+    bias = np.full(c, layer.bias, np.float32)
+    _gemm(builder, L.FloatLayer((square,), total, layer.covers, weight, bias, L.Window((1, 1)), 1))
+    root = [Op("sqrt", (1,)), Op("sqrt", (2,)), Op("mul", (2, 3)), Op("div", (0, 4))]
+    _chain(builder, (x, total), layer.output, (), root, layer.covers)
 
 
 def _clipping(value: int, low: float, high: float) -> list[Op]:
@@ -228,6 +257,7 @@ FLOAT_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {
     L.Affine: _affine,
     L.Clip: _clip,
     L.FloatLayer: _layer,
+    L.Lrn: _lrn,
     L.Pool: _pool,
     L.Softmax: _softmax,
 }

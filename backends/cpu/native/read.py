@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_user
+from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
 from .quantized import array_of, bias_steps, quant_of, weights_of
-from .reader import Reader, Refused, Rule, Tail, clip_of, clipped, covers, quantized_tail, shape_of
+from .reader import Reader, Refused, Rule, Tail, clip_of, clipped, covers, quantized_tail, shape_of, tensor_of
 from .windows import window_of
 
 
@@ -138,7 +139,7 @@ def _integer(reader: Reader, product: _Product) -> tuple[L.Layer, Tail] | None:
         return None
     factor = np.ascontiguousarray(np.broadcast_to(unit / np.float32(tail.quant.scale), weight.shape[:1]))
     low, high = tail.limits
-    output = _tensor(tail.value, product.node, tail.quant)
+    output = tensor_of(tail.value, product.node, tail.quant)
     return L.IntLayer(
         (x,), output, _nodes(product, tail), weight, bias, factor, product.window, product.group, low, high
     ), tail
@@ -155,13 +156,9 @@ def _float(reader: Reader, product: _Product) -> tuple[L.Layer, Tail]:
     channels = product.to_conv(weight).shape[0]
     spread = np.zeros(channels) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,))
     return L.FloatLayer(
-        (x,), _tensor(tail.value, node), _nodes(product, tail), product.to_conv(weight),
+        (x,), tensor_of(tail.value, node), _nodes(product, tail), product.to_conv(weight),
         np.ascontiguousarray(spread, np.float32), product.window, product.group, tail.low, tail.high,
     ), tail  # fmt: skip
-
-
-def _tensor(value: ir.Value, node: ir.Node, quant: L.Quant | None = None) -> L.Tensor:
-    return L.Tensor(value.name or "", shape_of(value, node), quant)
 
 
 # --- pooling ----------------------------------------------------------------------------------------
@@ -188,7 +185,7 @@ def _emit_pool(reader: Reader, node: ir.Node, kind: str, window: L.Window) -> No
     if x is None or tail is None or (kind == "max" and tail.quant != x.quant) or _clips(tail):
         x, tail = reader.real(node.inputs[0], node), Tail(node.outputs[0])
     reader.take(*tail.nodes)
-    output = _tensor(tail.value, node, tail.quant)
+    output = tensor_of(tail.value, node, tail.quant)
     reader.emit(L.Pool((x,), output, covers(node, *tail.nodes), kind, window, count_pads), tail.value)
 
 
@@ -221,7 +218,7 @@ def _add(reader: Reader, node: ir.Node) -> None:
         tail = clipped(node.outputs[0])
         pair = [reader.real(value, node) for value in node.inputs]
     reader.take(*tail.nodes)
-    output = _tensor(tail.value, node, tail.quant)
+    output = tensor_of(tail.value, node, tail.quant)
     operands = tuple(x for x in pair if x is not None)
     reader.emit(L.Add(operands, output, covers(node, *tail.nodes), tail.low, tail.high), tail.value)
     return None
@@ -256,7 +253,7 @@ def _per_channel(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None
 def _emit_affine(reader: Reader, node: ir.Node, data: ir.Value, scale: np.ndarray, shift: np.ndarray) -> None:
     x, tail = reader.real(data, node), clipped(node.outputs[0])
     reader.take(*tail.nodes)
-    output = _tensor(tail.value, node)
+    output = tensor_of(tail.value, node)
     reader.emit(
         L.Affine((x,), output, covers(node, *tail.nodes), scale, shift, tail.low, tail.high), tail.value
     )
@@ -267,7 +264,7 @@ def _batchnorm(reader: Reader, node: ir.Node) -> None:
     if any(array is None for array in arrays) or len(node.outputs) > 1:
         raise Refused(node, "needs constant statistics and one output")
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in arrays)
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    epsilon = float_attribute(node, "epsilon", 1e-5)
     scale = gamma / np.sqrt(variance + epsilon)
     shift = beta - mean * scale
     _emit_affine(reader, node, _input(node, 0), scale.astype(np.float32), shift.astype(np.float32))
@@ -278,7 +275,7 @@ def _clip(reader: Reader, node: ir.Node) -> None:
     if limits is None:
         raise Refused(node, "the limits are not constant")
     x = reader.real(node.inputs[0], node)
-    reader.emit(L.Clip((x,), _tensor(node.outputs[0], node), covers(node), *limits), node.outputs[0])
+    reader.emit(L.Clip((x,), tensor_of(node.outputs[0], node), covers(node), *limits), node.outputs[0])
 
 
 # --- everything else --------------------------------------------------------------------------------
@@ -293,7 +290,7 @@ def _concat(reader: Reader, node: ir.Node) -> None:
         tail = Tail(node.outputs[0])
         parts = [reader.real(value, node) for value in node.inputs]
     reader.take(*tail.nodes)
-    output = _tensor(tail.value, node, tail.quant)
+    output = tensor_of(tail.value, node, tail.quant)
     reader.emit(L.Concat(tuple(p for p in parts if p), output, covers(node, *tail.nodes)), tail.value)
 
 
@@ -303,18 +300,15 @@ def _softmax(reader: Reader, node: ir.Node) -> None:
     if axis != 1 or any(size != 1 for size in shape[2:]):
         raise Refused(node, f"softmax over axis {axis} of {shape}; needs the channels of a vector")
     x = reader.real(node.inputs[0], node)
-    reader.emit(L.Softmax((x,), _tensor(node.outputs[0], node), covers(node)), node.outputs[0])
+    reader.emit(L.Softmax((x,), tensor_of(node.outputs[0], node), covers(node)), node.outputs[0])
 
 
 def _lrn(reader: Reader, node: ir.Node) -> None:
     x = reader.real(node.inputs[0], node)
-    numbers = {
-        name: node.attributes[name].as_float()
-        for name in ("alpha", "beta", "bias")
-        if name in node.attributes
-    }
-    alpha, beta, bias = numbers.get("alpha", 1e-4), numbers.get("beta", 0.75), numbers.get("bias", 1.0)
-    output = _tensor(node.outputs[0], node)
+    alpha, beta, bias = (
+        float_attribute(node, *pair) for pair in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
+    output = tensor_of(node.outputs[0], node)
     size = int_attribute(node, "size", 1)
     reader.emit(L.Lrn((x,), output, covers(node), size, alpha, beta, bias), node.outputs[0])
 
@@ -334,7 +328,7 @@ def _any_tensor(reader: Reader, node: ir.Node) -> tuple[L.Tensor, Tail]:
 def _reshape(reader: Reader, node: ir.Node) -> None:
     x, tail = _any_tensor(reader, node)
     reader.take(*tail.nodes)
-    output = _tensor(tail.value, node, tail.quant)
+    output = tensor_of(tail.value, node, tail.quant)
     reader.emit(L.Reshape((x,), output, covers(node, *tail.nodes)), tail.value)
 
 
@@ -343,7 +337,8 @@ def _transpose(reader: Reader, node: ir.Node) -> None:
     reader.take(*tail.nodes)
     perm = ints_attribute(node, "perm", tuple(reversed(range(len(x.shape)))))
     reader.emit(
-        L.Transpose((x,), _tensor(tail.value, node, tail.quant), covers(node, *tail.nodes), perm), tail.value
+        L.Transpose((x,), tensor_of(tail.value, node, tail.quant), covers(node, *tail.nodes), perm),
+        tail.value,
     )
 
 
@@ -351,7 +346,7 @@ def _quantize(reader: Reader, node: ir.Node) -> None:
     tail = quantized_tail(_input(node, 0)) if only_user(_input(node, 0)) is node else None
     quant = tail.quant if tail is not None else _own_quant(node)
     x = reader.quantized(node.inputs[0]) or reader.real(node.inputs[0], node)
-    reader.emit(L.Convert((x,), _tensor(node.outputs[0], node, quant), covers(node)), node.outputs[0])
+    reader.emit(L.Convert((x,), tensor_of(node.outputs[0], node, quant), covers(node)), node.outputs[0])
 
 
 def _own_quant(node: ir.Node) -> L.Quant:

@@ -225,3 +225,8 @@ def shape_of(value: ir.Value, node: ir.Node) -> tuple[int, ...]:
     if shape is None:
         raise Refused(node, f"value {value.name!r} has no fixed shape")
     return shape
+
+
+def tensor_of(value: ir.Value, node: ir.Node, quant: L.Quant | None = None) -> L.Tensor:
+    """Return the tensor for a value, or refuse when its shape is not fixed."""
+    return L.Tensor(value.name or "", shape_of(value, node), quant)

@@ -92,6 +92,8 @@ FLOAT_GRAPHS = {
         y = Softmax(g)""",
     "grouped convolution": "y = Conv<group=2, pads=[1,1,1,1], kernel_shape=[3,3]>(x, narrow)",
     "winograd": "y = Conv<pads=[1,1,1,1], kernel_shape=[3,3]>(x, wide)",
+    "local response normalization": "y = LRN<size=5, alpha=0.9, beta=0.75, bias=1.5>(x)",
+    "local response of an even size": "y = LRN<size=4, alpha=0.9, beta=0.75, bias=1.5>(x)",
     "transposed ports": """
         p = Transpose<perm=[0,2,3,1]>(x)
         q = Transpose<perm=[0,3,1,2]>(p)
