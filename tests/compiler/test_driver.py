@@ -44,7 +44,7 @@ def test_force_keeps_the_asked_precision(tmp_path: Path) -> None:
 
 
 def test_without_precision_the_model_stays_in_float(tmp_path: Path) -> None:
-    artifact = pared.compile(CNN, output=tmp_path / "out")
+    artifact = pared.compile(CNN, output=tmp_path / "out", engine="ort")
     model = ir.load(artifact.path / "model.onnx")
     assert artifact.manifest.choice.precision == "float"
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in model.graph}
@@ -163,7 +163,9 @@ def test_a_heavy_model_gets_one_golden_sample() -> None:
 
 
 def test_without_data_ranges_come_from_batch_normalization(tmp_path: Path) -> None:
-    artifact = pared.compile(CNN, precision="int8-datafree", output=tmp_path / "out", force=True)
+    artifact = pared.compile(
+        CNN, precision="int8-datafree", output=tmp_path / "out", force=True, engine="ort"
+    )
     model = ir.load(artifact.path / "model.onnx")
     (result,) = pared.verify(artifact.path, TEST).metrics
     assert "QuantizeLinear" in {node.op_type for node in model.graph}

@@ -36,7 +36,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opset), folder / "m.onnx")
     np.savez(folder / "c.npz", x=rng.standard_normal((20, 16)).astype(np.float32))
     pared.compile(
-        folder / "m.onnx", precision="int8", calibration=folder / "c.npz", output=folder / "out", force=True
+        folder / "m.onnx",
+        precision="int8",
+        calibration=folder / "c.npz",
+        output=folder / "out",
+        force=True,
+        engine="ort",
     )
     return folder
 

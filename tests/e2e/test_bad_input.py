@@ -256,5 +256,8 @@ def compiled(folder: Path) -> None:
     """Put a good artifact at `out`."""
     from pared.compiler.cli.app import main
 
-    assert main(["compile", "-m", str(folder / "m.onnx"), "-o", str(folder / "out"), "--quiet"]) == 0
+    assert (
+        main(["compile", "-m", str(folder / "m.onnx"), "-o", str(folder / "out"), "--engine", "ort", "-q"])
+        == 0
+    )
     assert "out/manifest.json" in files_under(folder)
