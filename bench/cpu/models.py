@@ -43,14 +43,14 @@ HEADINGS = (
     "model", "native ms", "ORT ms", "OpenVINO ms", "LiteRT ms", "ORT / native", "OpenVINO / native",
     "LiteRT / native", "library KiB", "arena KiB", "compile s",
 )  # fmt: skip
-ABOUT = """`python -m pared.bench.cpu.models {kind}`. Batch 1, one pinned core, one thread, {rounds} interleaved
-rounds, medians of wall time; ratios are medians of the ratios of each round, above 1 means that native is
+ABOUT = """`python -m pared.bench.cpu.models {kind}`. Batch 1, one pinned core, one thread, {rounds} rounds in
+turn, medians of wall time; ratios are medians of the ratios of each round, above 1 means that native is
 faster. Inputs and outputs are bound once everywhere: nothing is copied by Python, its call is included (about
 1 us for native and LiteRT, 10 us for onnxruntime and OpenVINO). Every native library passed pared's
 verification against the reference semantics when it was compiled.
 """
 INT8 = """
-kws01, ad01, ic01, vww01: MLPerf-Tiny; onnxruntime and OpenVINO run the QDQ form, LiteRT the `.tflite` original.
+kws01, ad01, ic01, vww01: MLPerf-Tiny; onnxruntime and OpenVINO run the QDQ form, LiteRT the `.tflite` file.
 The others have random weights and are quantized by pared; onnxruntime and OpenVINO run the same graph."""
 FLOAT = "\nSqueezeNet, ResNet-50 and DenseNet-121 have random weights. OpenVINO computes in float32."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import weakref
 from typing import TYPE_CHECKING
 
 from ....compiler.backend import Payload, Verdict
@@ -29,6 +30,9 @@ def installed() -> bool:
 def lower(model: ir.Model, target: Target) -> Payload:
     """Compile a model; `model` is not edited.
 
+    The graph goes along as `model.onnx`, the payload of engine `ort`: what the library is verified against,
+    layer by layer, and what runs elsewhere. Loading the library does not need it.
+
     The attachment `native.json` lists the steps and says what the arena needs: the plan, the lower bound (the
     most bytes live at one step) and the sum of all buffers.
 
@@ -45,6 +49,7 @@ def lower(model: ir.Model, target: Target) -> Payload:
             "tvm-missing", "engine native needs the package apache-tvm", "pip install 'pared[tvm]'"
         )
     compiler_for(isa.arch)
+    from .. import ort_engine
     from . import codegen
     from .lower import lower as lower_model
     from .planner import plan
@@ -55,7 +60,12 @@ def lower(model: ir.Model, target: Target) -> Payload:
     if batched:
         _check_per_sample(program, lower_model(model, isa, batch=2))
     options: dict[str, str | bool] = {"isa": " ".join([isa.arch, *isa.features]), "batched": batched}
-    return Payload("native", codegen.build(program, placed, isa), options, {REPORT: _report(program, placed)})
+    graph = ort_engine.lower(model)
+    files = {**graph.files, **codegen.build(program, placed, isa)}
+    payload = Payload("native", files, options, {**graph.attachments, REPORT: _report(program, placed)})
+    # A large graph lies in a temporary folder that goes with its own payload.
+    weakref.finalize(payload, lambda kept: None, graph)
+    return payload
 
 
 def _has_batch(model: ir.Model) -> bool:
