@@ -33,7 +33,7 @@ CODES = {
     "2-bit": (Code.UINT2, Code.INT2),
 }
 ABOUT = """`python -m pared.bench.cpu.binary_layers`. 3x3 convolutions, stride 1, zero padding, batch 1, one
-pinned core, candidates interleaved, medians of rounds. Peers: onnxruntime and OpenVINO in float32 and int8
+pinned core, candidates interleaved, CPU time per run. Peers: onnxruntime and OpenVINO in float32 and int8
 (uint8 to uint8, per-channel weights, fused), buffers bound once, Python's call (about 10 us) included;
 ours is called through ctypes (about 1 us). Ours reads bits and writes bits: BatchNorm and sign are thresholds
 in the kernel.
@@ -42,11 +42,11 @@ Peak: XOR, popcount and add on 28 accumulators with all operands in the first-le
 same rounds. Share of it: popcounts that the kernel does (taps in the padding are left out) times 32."""
 
 
-REMARK = """`x` says how many times as long the peer takes (median of the ratios per round). `binarize`:
+REMARK = """`x` says how many times as long the peer takes. `binarize`:
 float32 values of the layer's size into bits, what fusing the threshold saves. The padding that is left out is
-18 % of the taps at 7x7 and 2 % at 56x56; GMAC/s count them, the share of the peak does not. Beside binary data,
-the zeros of ternary weights are counted once per tile, which the share leaves out; shifting and subtracting
-that count per pixel is what makes that form twice as slow."""
+18 % of the taps at 7x7 and 2 % at 56x56; GMAC/s count them, the share of the peak does not. Beside binary
+data, the zeros of ternary weights are counted once per tile, which the share leaves out; subtracting that
+count per pixel is what makes that form twice as slow."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def compare(channels: int, size: int, isa: Isa, rounds: int) -> tuple[Comparison
     return compare_latency(candidates, rounds=rounds, iterations=20 * rounds), work
 
 
-def _median_us(found: Comparison, name: str) -> float:
-    return 1e3 * float(np.median(found.round_medians_ms[name]))
+def _cpu_us(found: Comparison, name: str) -> float:
+    return 1e3 * found.latencies[name].cpu_ms
 
 
 def main() -> None:
@@ -129,17 +129,17 @@ def main() -> None:
         for channels, size in LAYERS:
             found, work = compare(channels, size, isa, arguments.rounds)
             layer = f"{channels} ch {size}x{size}"
-            best = min(("ORT int8", "OV int8"), key=lambda name: _median_us(found, name))
+            best = min(("ORT int8", "OV int8"), key=lambda name: _cpu_us(found, name))
             macs = channels * channels * 9 * size * size
-            rate = work["peak"] / _median_us(found, "peak")
+            rate = work["peak"] / _cpu_us(found, "peak")
             for name in (*CODES, "binarize", *peer_names):
-                us = _median_us(found, name)
+                us = _cpu_us(found, name)
                 share = f"{work[name] / us / rate:.0%}" if name in work else ""
-                against = [f"{found.ratio(base, name).median:.2f}" for base in ("ORT f32", best)]
+                against = [f"{_cpu_us(found, base) / us:.2f}" for base in ("ORT f32", best)]
                 layer_like = name != "binarize"
                 speed = f"{macs / us / 1e3:.0f}" if layer_like else ""
                 page.add(layer, name, f"{us:.1f}", speed, share, *(against if layer_like else ["", ""]))
-            page.add(layer, "peak", f"{_median_us(found, 'peak'):.1f}", f"{rate / 1e3:.0f}", "100%", "", "")
+            page.add(layer, "peak", f"{_cpu_us(found, 'peak'):.1f}", f"{rate / 1e3:.0f}", "100%", "", "")
     page.remark(REMARK)
 
 

@@ -33,7 +33,7 @@ FORMS: tuple[tuple[lowbit_gemv.Bits, int, int], ...] = (
 )
 ABOUT = f"""`python -m pared.bench.cpu.lowbit_gemv`. [1, {SIZE}] x [{SIZE}, {SIZE}], float32 scales per block,
 activations quantized to int8 per block inside the timing, batch 1, one pinned core, candidates interleaved,
-medians of rounds. Weights are cold: {COPIES} copies of them are read in turn. Peer: onnxruntime's MatMulNBits
+CPU time per run. Weights are cold: {COPIES} copies of them are read in turn. Peer: onnxruntime's MatMulNBits
 at accuracy_level 4 (int8 activations as well), one session per copy, buffers bound once.
 
 Bandwidth: bytes of weights and scales per second; its share is that of NumPy adding up as many bytes of
@@ -78,12 +78,12 @@ def _check(y: Numbers, q: Numbers, scale: Numbers, weight: Numbers, scales: Numb
     assert (np.abs(y - terms.sum(-1)) <= bound).all(), "the kernel computes something else"
 
 
-def _median_us(found: Comparison, name: str) -> float:
-    return 1e3 * float(np.median(found.round_medians_ms[name]))
+def _cpu_us(found: Comparison, name: str) -> float:
+    return 1e3 * found.latencies[name].cpu_ms
 
 
 def _peer_cells(found: Comparison) -> list[str]:
-    return [f"{_median_us(found, 'ORT'):.0f}", f"{found.ratio('ORT', 'own').median:.2f}"]
+    return [f"{_cpu_us(found, 'ORT'):.0f}", f"{_cpu_us(found, 'ORT') / _cpu_us(found, 'own'):.2f}"]
 
 
 def main() -> None:
@@ -103,8 +103,8 @@ def main() -> None:
                 sessions = [peers.block_product(bits, block, SIZE, seed) for seed in range(COPIES)]
                 candidates["ORT"] = rotate([peers.in_onnxruntime(model) for model in sessions])
             found = compare_latency(candidates, rounds=arguments.rounds, iterations=20 * arguments.rounds)
-            us = _median_us(found, "own")
-            share = found.ratio("memory", "own").median
+            us = _cpu_us(found, "own")
+            share = _cpu_us(found, "memory") / us
 
             cells = _peer_cells(found) if "ORT" in candidates else ["", ""]
             page.add(
@@ -116,7 +116,7 @@ def main() -> None:
                 f"{share:.0%}",
                 *cells,
             )
-    page.remark("onnxruntime has no weights of one bit. `x ORT`: median of the ratios per round.")
+    page.remark("onnxruntime has no weights of one bit. `x ORT`: how many times as long it takes.")
 
 
 if __name__ == "__main__":
