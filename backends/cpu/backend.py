@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -61,7 +60,7 @@ class CpuBackend:
         _check_memory(model, target)
         ctx.check_cancelled()
         if engine == "native":
-            return _with_graph(native_compile.lower(model, target), ort_engine.lower(model))
+            return native_compile.lower(model, target)
         return ort_engine.lower(model) if engine == "ort" else openvino_engine.lower(model)
 
     def load(
@@ -81,15 +80,6 @@ class CpuBackend:
         if engine == "native":
             return native_engine.load(folder, options, threads)
         return openvino_engine.load(folder, threads)
-
-
-def _with_graph(code: Payload, graph: Payload) -> Payload:
-    """Ship the graph beside the code: `verify` reads it, and any onnxruntime runs it elsewhere."""
-    files = {**code.files, **graph.files}
-    both = Payload(code.engine, files, code.options, {**graph.attachments, **code.attachments})
-    # The graph's files live as long as its payload does.
-    weakref.finalize(both, lambda kept: None, graph)
-    return both
 
 
 def _known(engine: str) -> None:
