@@ -206,7 +206,8 @@ def in_openvino(path: Path) -> Run:
     for index, port in enumerate(compiled_model.inputs):
         dtype = "INT8" if port.element_type == ov.Type.i8 else "FLOAT"
         request.set_input_tensor(index, ov.Tensor(_values(dtype, tuple(port.shape))))
-    return request.infer
+    run: Run = request.infer
+    return run
 
 
 def in_litert(path: Path) -> Run:
@@ -217,7 +218,8 @@ def in_litert(path: Path) -> Run:
     interpreter.allocate_tensors()
     for port in interpreter.get_input_details():
         interpreter.set_tensor(port["index"], _values("INT8", tuple(port["shape"])))
-    return interpreter.invoke
+    run: Run = interpreter.invoke
+    return run
 
 
 def measure(case: Case, page: Page, seconds: float) -> None:
