@@ -1,10 +1,13 @@
 """How far an honest engine's results may be from the reference: a bound derived per model, not guessed.
 
 Monte Carlo arithmetic (Parker 1997; Denis, de Oliveira Castro and Petit 2016): the reference runs several
-times with every operator's result moved by a random error of the size of its own worst rounding error, and
-every quantizer's input moved so that near ties fall either way. How far the outputs spread is how far
-another order of summation, another polynomial or a fused multiply-add may move them. Nothing here looks at
-any engine.
+times with every operator's result moved by a random error of the size of its own worst rounding error. How
+far the outputs spread is how far another order of summation, another polynomial or a fused multiply-add may
+move them. Nothing here looks at any engine.
+
+The stated bound leaves every quantizer's decision as it is: a tie that falls the other way is a rare event of
+one sample and must not widen the bound of all. A sample beyond it is judged anew by `Deriver.judge_again`,
+where quantizers decide on the disturbed values.
 """
 
 from __future__ import annotations
@@ -21,9 +24,13 @@ from ...compiler.ir.walk import bodies
 from .base import active_jitter, is_float
 from .evaluator import Evaluator
 from .noise import Noise, Norms, unit_roundoff
+from .ties import Decisions, choices
 
 # Disturbed runs per sample.
 RUNS = 6
+# Runs with free quantizers that a sample beyond the stated bound gets at most, and how many at a time.
+RUNS_AGAIN = 32
+_AT_A_TIME = 4
 # The largest deviation seen is multiplied by this: samples not seen here may spread further.
 SAFETY = 4.0
 # Differences of so many units of the largest value are always accepted: no engine promises less.
@@ -76,34 +83,135 @@ def reference_with_bound(
     """Return the reference outputs of every sample, and a bound per graph output from disturbed runs.
 
     Float outputs: `SAFETY` times the largest deviation in any sample and run, plus `FLOOR_ULPS` units of the
-    largest value. Integer and bool outputs (indices, classes, quantized values): the largest deviation
-    itself, so exactly equal unless a disturbed run came out differently, which is a near tie.
+    largest value. Outputs that a quantizer made: the largest deviation, so exact unless something else moves
+    them. Choices (classes, indices, truth values): exact.
 
     Raises:
         DataError: no samples.
         UnsupportedOp, ModelError: as the reference.
     """
-    if not samples:
-        raise DataError("no-samples", "a bound needs at least one sample", "pass some inputs of the model")
-    evaluator, norms = Evaluator(model), Norms(constant_values(model))
-    spread = dict.fromkeys(evaluator.outputs, 0.0)
-    wanted = [evaluator.run(sample) for sample in samples]
-    for index, sample in enumerate(samples):
+    return Deriver(model, seed).stated(samples)
+
+
+@dataclass
+class SampleRuns:
+    """What is known of one sample: its reference outputs, deviations with held quantizers, free runs."""
+
+    inputs: Arrays
+    want: dict[str, Array]
+    held: dict[str, float]
+    runs: list[dict[str, Array]]
+
+
+class Deriver:
+    """Derives bounds of one model; see the module's text.
+
+    Args:
+        model: not edited; imported.
+        seed: of the random errors.
+    """
+
+    def __init__(self, model: ir.Model, seed: int) -> None:
+        self._evaluator, self._norms = Evaluator(model), Norms(constant_values(model))
+        self._choices = choices(model)
+        self._seed = seed
+
+    def stated(self, samples: Sequence[Arrays]) -> tuple[list[dict[str, Array]], dict[str, Bound]]:
+        """Return the reference outputs of every sample and the bound of every output."""
+        if not samples:
+            raise DataError(
+                "no-samples", "a bound needs at least one sample", "pass some inputs of the model"
+            )
+        found = [self.held(sample, index) for index, sample in enumerate(samples)]
+        bounds = {name: self._bound(name, found) for name in self._evaluator.outputs}
+        return [sample.want for sample in found], bounds
+
+    def again(self, inputs: Arrays) -> SampleJudge:
+        """Return a judge of this very sample; it runs the reference when asked."""
+        return SampleJudge(self, inputs)
+
+    def is_choice(self, name: str) -> bool:
+        """Say whether an output is an index or a truth value, of which none is near another."""
+        return name in self._choices
+
+    def held(self, sample: Arrays, index: int = 0) -> SampleRuns:
+        """Run once undisturbed and `RUNS` times disturbed, with every quantizer's decision held."""
+        decisions = Decisions(self._norms.constants)
+        want = self._evaluator.run(sample, decisions.record)
+        spread = dict.fromkeys(self._evaluator.outputs, 0.0)
         for run in range(RUNS):
-            noise = Noise(np.random.default_rng([seed, index, run]), norms)
-            noisy = _disturbed(evaluator, sample, noise)
-            for name, want in wanted[index].items():
-                spread[name] = max(spread[name], _deviation(noisy[name], want))
-    last = wanted[-1]
-    return wanted, {name: _bound(spread[name], last[name], len(samples)) for name in evaluator.outputs}
+            noise = Noise(np.random.default_rng([self._seed, index, run]), self._norms)
+            noisy = self._evaluator.run(sample, decisions.held(noise.disturb))
+            for name in want:
+                spread[name] = max(spread[name], _deviation(noisy[name], want[name]))
+        return SampleRuns(sample, want, spread, [])
+
+    def free(self, sample: Arrays, run: int) -> dict[str, Array]:
+        """Run with quantizers that decide anew, layers exact and in float by turns."""
+        rng = np.random.default_rng([self._seed, run])
+        noise = Noise(rng, self._norms, layers_in_float=run % 2 == 1)
+        token = active_jitter.set(noise.jitter)
+        try:
+            return self._evaluator.run(sample, noise.disturb)
+        finally:
+            active_jitter.reset(token)
+
+    def _bound(self, name: str, found: Sequence[SampleRuns]) -> Bound:
+        source = f"Monte Carlo arithmetic, {RUNS} runs on each of {len(found)} samples, quantizers held"
+        if self.is_choice(name):
+            return Bound(0.0, 0.0, "exact: an index or truth value")
+        spread = max(sample.held[name] for sample in found)
+        return _bound(spread, found[-1].want[name], source)
 
 
-def _disturbed(evaluator: Evaluator, sample: Arrays, noise: Noise) -> dict[str, Array]:
-    token = active_jitter.set(noise.jitter)
-    try:
-        return evaluator.run(sample, noise.disturb)
-    finally:
-        active_jitter.reset(token)
+class SampleJudge:
+    """Judges one sample's outputs by a bound of its own, from as many runs as it takes up to `RUNS_AGAIN`."""
+
+    def __init__(self, deriver: Deriver, inputs: Arrays) -> None:
+        self._deriver, self._inputs = deriver, inputs
+        self._known: SampleRuns | None = None
+
+    def judge(self, name: str, got: Array, want: Array, factor: float = 1.0) -> tuple[float, float]:
+        """Return the difference as a share of the sample's own bound, and that bound.
+
+        Args:
+            name: of the output.
+            got: what the engine gave.
+            want: what it is compared with: the reference, or another engine's result.
+            factor: how many engines may be off the reference.
+        """
+        if got.shape != want.shape:
+            return np.inf, 0.0
+        if self._known is None:
+            self._known = self._deriver.held(self._inputs)
+        result = self._verdict(self._known, name, got, want, factor)
+        while result[0] > 1 and len(self._known.runs) < RUNS_AGAIN:
+            count = len(self._known.runs)
+            more = range(count, count + _AT_A_TIME)
+            self._known.runs += [self._deriver.free(self._inputs, run) for run in more]
+            result = self._verdict(self._known, name, got, want, factor)
+        return result
+
+    def _verdict(
+        self, known: SampleRuns, name: str, got: Array, want: Array, factor: float
+    ) -> tuple[float, float]:
+        runs = [run[name] for run in known.runs if run[name].shape == want.shape]
+        if self._deriver.is_choice(name):
+            seen = [known.want[name], want, *runs]
+            return (0.0 if _among(got, seen) and _among(want, [known.want[name], *runs]) else np.inf), 0.0
+        bound = _bound(known.held[name], known.want[name], "")
+        deviations = [_deviation(run, known.want[name]) for run in runs]
+        limit = factor * max([bound.limit(known.want[name]), *deviations])
+        difference = largest_difference(got, want)
+        if not difference:
+            return 0.0, limit
+        return difference / limit if limit else np.inf, limit
+
+
+def _among(got: Array, seen: Sequence[Array]) -> bool:
+    """Say whether every value is what one of `seen` has in its place."""
+    places = [got == array for array in seen if array.shape == got.shape]
+    return bool(np.logical_or.reduce(places).all()) if places else False
 
 
 def constant_values(model: ir.Model) -> frozenset[str]:
@@ -121,8 +229,7 @@ def _deviation(got: Array, want: Array) -> float:
     return largest_difference(got, want) if got.shape == want.shape else np.inf
 
 
-def _bound(spread: float, want: Array, samples: int) -> Bound:
-    source = f"Monte Carlo arithmetic, {RUNS} runs on each of {samples} samples"
+def _bound(spread: float, want: Array, source: str) -> Bound:
     if not is_float(want):
         return Bound(spread, 0.0, f"{source}; largest deviation of an integer output")
     relative = 2 * FLOOR_ULPS * unit_roundoff(want)

@@ -8,7 +8,7 @@ import pytest
 from quantized_layers import Layer, model_of
 
 from pared.backends.reference import Bound, derive_bound, evaluate
-from pared.backends.reference.bound import constant_values, largest_difference
+from pared.backends.reference.bound import Deriver, constant_values, largest_difference
 from pared.compiler.errors import DataError
 from pared.compiler.ort import make_session, run_session
 
@@ -126,13 +126,13 @@ def int8_network() -> tuple[ir.Model, dict[str, np.ndarray]]:
     return model_of(layer), {"x": x}
 
 
-def test_a_quantized_model_accepts_steps_at_near_ties_and_no_more() -> None:
+def test_a_quantized_layer_is_exact() -> None:
     model, x = int8_network()
     bound = derive_bound(model, [x], seed=0)["y"]
     want = evaluate(model, x)["y"]
     assert bound.accepts(run_session(make_session(model, optimize="none"), x)["y"], want)
-    assert 1 <= bound.atol <= 2
-    assert not bound.accepts(want.astype(int) - 3, want)
+    assert bound.limit(want) == 0
+    assert not bound.accepts(want.astype(int) - 1, want)
 
 
 def text(body: str) -> ir.Model:
@@ -149,11 +149,48 @@ def test_clear_indices_must_be_exactly_equal() -> None:
     assert not bound.accepts(np.array([1]), np.array([2]))
 
 
-def test_indices_at_a_near_tie_may_differ() -> None:
+def test_indices_at_a_near_tie_may_be_either_and_nothing_else() -> None:
     m = text("g (float[1,4] x) => (int64[1] y) { e = Exp(x) y = ArgMax<axis=1, keepdims=0>(e) }")
     near = np.float32([[1, 3, np.nextafter(np.float32(3), np.float32(4)), 0]])
-    bound = derive_bound(m, [{"x": near}], seed=0)["y"]
-    assert bound.accepts(np.array([1]), np.array([2]))
+    assert derive_bound(m, [{"x": near}], seed=0)["y"].atol == 0
+    judge = Deriver(m, 0).again({"x": near})
+    assert judge.judge("y", np.array([1]), np.array([2]))[0] == 0
+    assert judge.judge("y", np.array([0]), np.array([2]))[0] == np.inf
+    assert judge.judge("y", np.array([3]), np.array([2]))[0] == np.inf
+
+
+def test_a_class_cast_to_float_is_still_a_choice() -> None:
+    m = text(
+        "g (float[1,4] x) => (float[1] y) { e = Exp(x) k = ArgMax<axis=1, keepdims=0>(e) y = Cast<to=1>(k) }"
+    )
+    near = np.float32([[3, 0, 0, np.nextafter(np.float32(3), np.float32(4))]])
+    assert derive_bound(m, [{"x": near}], seed=0)["y"].limit(np.float32([3])) == 0
+    judge = Deriver(m, 0).again({"x": near})
+    assert judge.judge("y", np.float32([0]), np.float32([3]))[0] == 0
+    assert judge.judge("y", np.float32([1]), np.float32([3]))[0] == np.inf
+
+
+SUM_THEN_ROUNDED = """g (float[1,4] x, float[1,4] z) => (float[1,4] y)
+    <float s = {0.5}, uint8 o = {0}>
+    { a = Add(x, z) q = QuantizeLinear(a, s, o) y = DequantizeLinear(q, s, o) }"""
+
+
+def test_a_tie_behind_float_is_not_in_the_stated_bound_but_in_that_of_its_sample() -> None:
+    m = text(SUM_THEN_ROUNDED)
+    tie = {"x": np.float32([[1.2, 3, 5, 7]]), "z": np.float32([[0.05, 0.1, 0.1, 0.1]])}
+    want = evaluate(m, tie)["y"]
+    assert derive_bound(m, [tie], seed=0)["y"].limit(want) < 1e-4
+    step = np.float32([[0.5 if want[0, 0] == 1 else -0.5, 0, 0, 0]])
+    assert Deriver(m, 0).again(tie).judge("y", want + step, want)[0] <= 1
+
+
+def test_a_step_that_no_tie_explains_is_refused_by_both() -> None:
+    m = text(SUM_THEN_ROUNDED)
+    clear = {"x": np.float32([[1, 3, 5, 7]]), "z": np.float32([[0.1, 0.1, 0.1, 0.1]])}
+    want = evaluate(m, clear)["y"]
+    off = want + np.float32([[0, 0.5, 0, 0]])
+    assert not derive_bound(m, [clear], seed=0)["y"].accepts(off, want)
+    assert Deriver(m, 0).again(clear).judge("y", off, want)[0] > 1
 
 
 def test_arithmetic_on_whole_numbers_has_no_rounding_to_allow() -> None:

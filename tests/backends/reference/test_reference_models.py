@@ -17,6 +17,7 @@ import onnx_ir as ir
 import pytest
 
 from pared.backends.reference import Evaluator, derive_bound, evaluate
+from pared.backends.reference.bound import Deriver
 from pared.bench.light_models import light_model
 from pared.compiler.backend import Port
 from pared.compiler.ir.importer import import_model
@@ -70,12 +71,18 @@ def test_architectures_that_onnx_carries_agree_with_onnxruntime(name: str) -> No
 def test_onnxruntime_is_within_the_bound(name: str) -> None:
     model = imported(name)
     bounds = derive_bound(model, [feeds(name, 0)], seed=0)
+    # Ties of quantizers are no part of the stated bound; `verify` judges such a sample anew, and so do we.
+    judge = Deriver(model, seed=0)
     for optimize in ("none", "all"):
         session = make_session(model, optimize=optimize)  # type: ignore[arg-type]
         for seed in (0, 1):
             want = evaluate(model, feeds(name, seed))
             got = run_session(session, feeds(name, seed))
-            assert all(bounds[key].accepts(got[key], want[key]) for key in want)
+            anew = judge.again(feeds(name, seed))
+            assert all(
+                bounds[key].accepts(got[key], want[key]) or anew.judge(key, got[key], want[key])[0] <= 1
+                for key in want
+            )
 
 
 @needs_data
@@ -115,12 +122,12 @@ def test_qonnx_models_agree_with_the_qonnx_executor(name: str, monkeypatch: pyte
     shape = (1, 3, 128, 128) if "espcn" in name else (1, 1, 28, 28)
     x = np.random.default_rng(0).random(shape).astype(np.float32)
     port = Evaluator(model).signature.inputs[0].name
-    want = next(iter(evaluate(model, {port: x}).values()))
+    output, want = next(iter(evaluate(model, {port: x}).items()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package warns about shapes of models that it runs all the same
         got = by_qonnx(DATA / "models" / name, x, monkeypatch)
-    bound = next(iter(derive_bound(model, [{port: x}], seed=0).values()))
-    assert bound.accepts(got.astype(want.dtype), want)
+    # judged as `verify` does a sample beyond the stated bound: the executor may take ties the other way
+    assert Deriver(model, seed=0).again({port: x}).judge(output, got.astype(want.dtype), want)[0] <= 1
 
 
 @needs_data

@@ -80,3 +80,30 @@ def test_the_users_number_is_the_whole_limit() -> None:
 
 def test_the_name_goes_before_the_rule_for_all() -> None:
     assert override(EXACT, "y", {}, {"": 1.0, "y": 2.0}).atol == 2.0
+
+
+def test_a_sample_beyond_the_bound_is_judged_anew_and_the_report_says_so() -> None:
+    judge = OutputJudge("y", "reference", Limit(0.1, 0.0, "stated"))
+    judge.add(np.array([1.5]), np.array([1.0]), lambda name, got, want: (0.5, 1.0))
+    check = judge.result()
+    assert (check.passed, check.used, check.allowed) == (True, 0.5, 1.0)
+    assert "1 of 1 samples" in check.how
+
+
+def test_a_sample_within_the_bound_is_not_judged_anew() -> None:
+    judge = OutputJudge("y", "reference", Limit(1.0, 0.0, "stated"))
+    judge.add(np.array([1.5]), np.array([1.0]), lambda name, got, want: (9.0, 0.0))
+    assert (judge.result().passed, judge.result().how) == (True, "stated")
+
+
+def test_a_sample_beyond_both_bounds_fails() -> None:
+    judge = OutputJudge("y", "reference", EXACT)
+    judge.add(np.array([2]), np.array([1]), lambda name, got, want: (2.0, 0.5))
+    assert not judge.result().passed
+
+
+def test_a_bound_of_the_user_is_final() -> None:
+    limit = override(EXACT, "y", {}, {"y": 0.1})
+    judge = OutputJudge("y", "reference", limit)
+    judge.add(np.array([1.5]), np.array([1.0]), lambda name, got, want: (0.0, 9.0))
+    assert not judge.result().passed
