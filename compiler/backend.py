@@ -97,6 +97,25 @@ class Executable(Protocol):
         ...
 
 
+class SampleJudge(Protocol):
+    """Says how far outputs for one sample may be from the reference."""
+
+    def judge(self, name: str, got: Array, want: Array, factor: float = 1.0) -> tuple[float, float]:
+        """Return the difference of output `name` as a share of the sample's bound, and that bound.
+
+        `factor` is how many engines may be off the reference.
+        """
+        ...
+
+
+class BoundDeriver(Protocol):
+    """Derives bounds for single samples of one model, from the reference alone."""
+
+    def again(self, inputs: Arrays) -> SampleJudge:
+        """Return the judge of one sample."""
+        ...
+
+
 class Backend(Protocol):
     """A family of engines for one kind of device."""
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from .backend import Backend
+from .backend import Backend, BoundDeriver
 from .pass_api import Pass, PassTable
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def _pass(module: str, cls: str) -> Callable[[], type[Pass]]:
@@ -64,3 +67,9 @@ BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "cpu": _backend("cpu.backend", "CpuBackend"),
     "reference": _backend("reference.backend", "ReferenceBackend"),
 }
+
+
+def bound_deriver(model: ir.Model, seed: int) -> BoundDeriver:
+    """Return the reference's deriver of bounds for a model."""
+    module = importlib.import_module("pared.backends.reference.bound")
+    return cast(BoundDeriver, module.Deriver(model, seed))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from .. import ops
 from ..artifact.read import Artifact, open_artifact
-from ..backend import Array, Arrays, Executable, Port
+from ..backend import Array, Arrays, BoundDeriver, Executable, Port, SampleJudge
 from ..data import Samples, Source, open_samples
 from ..errors import ArtifactError, DataError, nearest
-from ..registry import BACKENDS
+from ..registry import BACKENDS, bound_deriver
 from ..runtime import load
 from .figures import compare_metric
 from .guilt import Rebuild, bisect_artifact
@@ -27,7 +27,6 @@ from .records import BisectReport, LayerReport, MetricResult, OutputCheck, Verif
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ...backends.reference.bound import Deriver, SampleJudge
 
 Progress = Callable[[str, int, int], None]
 REFERENCE_SAMPLES = 64
@@ -220,7 +219,7 @@ class _Anew:
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
-        self._deriver: Deriver | None = None
+        self._deriver: BoundDeriver | None = None
 
     def judge_of(self, inputs: Arrays, factor: float) -> Again:
         """Return the judge of one sample, which `factor` engines may be off the reference."""
@@ -233,12 +232,10 @@ class _Anew:
 
         return again
 
-    def _ready(self) -> Deriver:
-        from ...backends.reference.bound import Deriver
-
+    def _ready(self) -> BoundDeriver:
         if self._deriver is None:
             ops.register()
-            self._deriver = Deriver(payload_model(self._artifact), 0)
+            self._deriver = bound_deriver(payload_model(self._artifact), 0)
         return self._deriver
 
 
