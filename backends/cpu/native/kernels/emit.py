@@ -78,7 +78,9 @@ def loop(name: str, begin: Index, extent: Index, body: Callable[[Expr], Sequence
 
 
 def sequence(statements: Sequence[Stmt]) -> Stmt:
-    """Return the statements as one; TVM refuses a sequence of a single one."""
+    """Return the statements as one; TVM refuses a sequence of none or of a single one."""
+    if not statements:
+        return tirx.Evaluate(0)
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 

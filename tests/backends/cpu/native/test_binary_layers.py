@@ -76,6 +76,14 @@ def test_codes_out_are_those_of_exact_sums(spec, output, seed):
     np.testing.assert_array_equal(got, want)
 
 
+def test_a_window_whose_taps_all_miss_the_image_sums_to_zero():
+    spec = ConvBinarySpec(1, 1, 1, 1, 1, (1, 2), pads=(0, 1, 0, 1), dilations=(1, 2))
+    assert (spec.out_height, spec.out_width) == (1, 1)
+    for output in Code:
+        got, want = run_codes(with_output(spec, output), 0)
+        np.testing.assert_array_equal(got, want)
+
+
 @SLOW
 @given(convolutions(), st.integers(0, 2**16))
 def test_sums_out_are_exact(spec, seed):
