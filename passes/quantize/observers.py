@@ -70,7 +70,9 @@ class Histogram:
         inverse = np.float32(1.0 / self.width)
         for start in range(0, flat.size, _CHUNK):
             index = np.floor(flat[start : start + _CHUNK] * inverse).astype(np.int64)
-            self.counts += np.bincount(index - self.first, minlength=self.counts.size)
+            # A product that underflows to zero may leave the last bin; it is counted there.
+            place = np.clip(index - self.first, 0, self.counts.size - 1)
+            self.counts += np.bincount(place, minlength=self.counts.size)
 
     def _make_room(self) -> None:
         low, high = self.extremes.low, self.extremes.high

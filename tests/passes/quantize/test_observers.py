@@ -144,3 +144,9 @@ def test_entropy_is_not_fooled_by_the_peak_that_a_relu_puts_at_zero():
 def test_entropy_keeps_everything_when_values_are_few():
     x = np.random.default_rng(5).normal(size=1000)
     assert entropy_range(filled(x), UINT8) == Range(np.float32(x).min(), np.float32(x).max())
+
+
+def test_values_too_small_for_a_bin_index_are_counted() -> None:
+    histogram = Histogram()
+    histogram.update(np.array([-2049.0, -1e-45, -1e-45], np.float32))
+    assert int(histogram.counts.sum()) == 3
