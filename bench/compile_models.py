@@ -23,8 +23,9 @@ import onnx
 from .. import compile as compile_model
 from .. import load
 from ..backends.reference import evaluate
-from ..backends.reference.bound import derive_bound, largest_difference
+from ..backends.reference.bound import derive_bound
 from ..compiler.artifact.read import Artifact
+from ..compiler.differences import largest_difference
 from ..compiler.errors import ParedError
 from ..compiler.ir.importer import import_model
 from ..compiler.verify import verify_artifact

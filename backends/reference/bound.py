@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.backend import Array, Arrays
+from ...compiler.differences import largest_difference
 from ...compiler.errors import DataError
 from ...compiler.ir.walk import bodies
 from .base import active_jitter, is_float
@@ -58,18 +59,7 @@ class Bound:
 
     def accepts(self, got: Array, want: Array) -> bool:
         """Say whether every value is within the bound; NaN and infinities must be equal."""
-        if got.shape != want.shape:
-            return False
         return largest_difference(got, want) <= self.limit(want)
-
-
-def largest_difference(got: Array, want: Array) -> float:
-    """Return the largest absolute difference; equal infinities and NaN differ by 0, others by infinity."""
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        gap = np.where(same, 0.0, np.abs(a - b))
-    return float(np.where(np.isnan(gap), np.inf, gap).max(initial=0))
 
 
 def derive_bound(model: ir.Model, samples: Sequence[Arrays], seed: int) -> dict[str, Bound]:
@@ -143,7 +133,7 @@ class Deriver:
             noise = Noise(np.random.default_rng([self._seed, index, run]), self._norms)
             noisy = self._evaluator.run(sample, decisions.held(noise.disturb))
             for name in want:
-                spread[name] = max(spread[name], _deviation(noisy[name], want[name]))
+                spread[name] = max(spread[name], largest_difference(noisy[name], want[name]))
         return SampleRuns(sample, want, spread, [])
 
     def free(self, sample: Arrays, run: int) -> dict[str, Array]:
@@ -200,7 +190,7 @@ class SampleJudge:
             seen = [known.want[name], want, *runs]
             return (0.0 if _among(got, seen) and _among(want, [known.want[name], *runs]) else np.inf), 0.0
         bound = _bound(known.held[name], known.want[name], "")
-        deviations = [_deviation(run, known.want[name]) for run in runs]
+        deviations = [largest_difference(run, known.want[name]) for run in runs]
         limit = factor * max([bound.limit(known.want[name]), *deviations])
         difference = largest_difference(got, want)
         if not difference:
@@ -222,11 +212,6 @@ def constant_values(model: ir.Model) -> frozenset[str]:
         if not bodies(node) and all(value in constant for value in inputs):
             constant.update(node.outputs)
     return frozenset(value.name for value in constant if value.name)
-
-
-def _deviation(got: Array, want: Array) -> float:
-    """Return the largest deviation; outputs whose shape depends on near ties have none that is bounded."""
-    return largest_difference(got, want) if got.shape == want.shape else np.inf
 
 
 def _bound(spread: float, want: Array, source: str) -> Bound:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
 from ..backend import Array
 from ..data import Samples
+from ..differences import Sqnr
 from ..ir.export import weight_bytes
 from ..manager import Manager, PassRecord, PipelineResult
 from ..ort import make_session, run_session
@@ -67,13 +66,11 @@ def _changed(result: PipelineResult) -> bool:
 def output_sqnr(before: ir.Model, after: ir.Model, samples: Samples) -> float:
     """Return the SQNR in dB of all float outputs together, `after` against `before`, on a few samples."""
     few = list(samples.head(_SQNR_SAMPLES).batches(1))
-    signal = noise = 0.0
+    total = Sqnr()
     for want, got in zip(_outputs(before, few), _outputs(after, few), strict=True):
         for name in (name for name, array in want.items() if array.dtype.kind == "f"):
-            exact = want[name].astype(np.float64)
-            signal += float(np.square(exact).sum())
-            noise += float(np.square(exact - got[name].astype(np.float64)).sum())
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+            total.add(want[name], got[name])
+    return total.sqnr_db
 
 
 def _outputs(model: ir.Model, inputs: Sequence[dict[str, Array]]) -> list[dict[str, Array]]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backend import Array, Arrays
+from ..differences import Sqnr
 from .records import LayerRecord, LayerReport
 
 if TYPE_CHECKING:
@@ -39,42 +40,19 @@ class Batches(Protocol):
 
 
 @dataclass
-class Noise:
-    """Running sums over samples of one value."""
+class Noise(Sqnr):
+    """Running sums and extremes over samples of one value."""
 
-    signal: float = 0.0
-    noise: float = 0.0
     max_difference: float = 0.0
     max_reference: float = 0.0
 
-    def add(self, want: Array, got: Array) -> None:
+    def add(self, want: Array, got: Array) -> float:
         """Take one sample; both have the same shape."""
-        if not want.size:
-            return
-        # Equal infinities (masks of attention) are no noise and no signal.
-        finite = np.isfinite(want)
-        exact = want.astype(np.float64)
-        reference = np.where(finite, exact, 0.0)
-        with np.errstate(invalid="ignore"):
-            difference = np.where(want == got, 0.0, got.astype(np.float64) - exact)
-        both_nan = np.isnan(exact) & np.isnan(got)
-        difference = np.where(both_nan, 0.0, np.where(np.isnan(difference), np.inf, difference))
-        self.signal += float(np.vdot(reference, reference))
-        self.noise += float(np.vdot(difference, difference))
-        self.max_difference = max(self.max_difference, float(np.abs(difference).max()))
-        self.max_reference = max(self.max_reference, float(np.abs(reference).max()))
-
-    @property
-    def ratio(self) -> float:
-        """Noise-to-signal ratio; infinite for noise without signal."""
-        return 0.0 if self.noise == 0 else self.noise / self.signal if self.signal > 0 else math.inf
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal-to-noise ratio in dB; infinite when equal, minus infinite for noise without signal."""
-        if self.noise == 0:
-            return math.inf
-        return -10 * math.log10(self.ratio) if 0 < self.ratio < math.inf else -math.inf
+        difference = super().add(want, got)
+        self.max_difference = max(self.max_difference, difference)
+        finite = np.abs(want[np.isfinite(want)].astype(np.float64))
+        self.max_reference = max(self.max_reference, float(finite.max(initial=0.0)))
+        return difference
 
 
 def compare_layers(

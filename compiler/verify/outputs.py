@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ..backend import Array, Arrays
+from ..differences import largest_difference
 from .records import OutputCheck
 
 GIVEN = "given by the user"
@@ -44,20 +45,6 @@ def override(limit: Limit, name: str, rtol: Mapping[str, float], atol: Mapping[s
     if relative is None and absolute is None:
         return limit
     return Limit(absolute or 0.0, relative or 0.0, GIVEN)
-
-
-def largest_difference(got: Array, want: Array) -> float:
-    """Return max|got - want|; infinite for another shape or text, or where only one is NaN."""
-    if got.shape != want.shape:
-        return math.inf
-    if got.dtype.kind not in "iufb" or want.dtype.kind not in "iufb":
-        return 0.0 if bool(np.array_equal(got, want)) else math.inf
-    # Differences of 64-bit integers beyond 2^53 are rounded, but equal stays equal.
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    same = (got == want) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        difference = np.where(same, 0.0, np.maximum(np.abs(a - b), np.finfo(np.float64).tiny))
-    return math.inf if np.isnan(difference).any() else float(difference.max(initial=0.0))
 
 
 @dataclass

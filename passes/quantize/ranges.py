@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...compiler.data import Samples
+from ...compiler.differences import Sqnr
 from ...compiler.ir import walk
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
@@ -101,20 +102,12 @@ class Judge:
 
 
 def sqnr_db(want: Sequence[Batch], got: Iterator[Batch], names: Sequence[str]) -> float:
-    """Return 10 log10(sum want^2 / sum (want - got)^2), the lowest among `names`; inf when equal."""
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    """Return the SQNR in dB, the lowest among `names`; inf when equal."""
+    sums = {name: Sqnr() for name in names}
     for reference, result in zip(want, got, strict=True):
         for name in names:
-            exact = np.asarray(reference[name], np.float64)
-            signal[name] += float(np.square(exact).sum())
-            noise[name] += float(np.square(exact - np.asarray(result[name], np.float64)).sum())
-    return min((_decibel(signal[name], noise[name]) for name in names), default=math.inf)
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+            sums[name].add(reference[name], result[name])
+    return min((total.sqnr_db for total in sums.values()), default=math.inf)
 
 
 def compared_values(graph: ir.Graph) -> list[str]:

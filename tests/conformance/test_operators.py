@@ -6,7 +6,7 @@ import pytest
 from operator_cases import Case, cases
 
 from pared.backends.reference import evaluate
-from pared.backends.reference.bound import largest_difference
+from pared.compiler.differences import largest_difference
 from pared.compiler.ort import make_session, run_session
 
 CASES = cases()

@@ -8,7 +8,8 @@ import pytest
 from quantized_layers import Layer, model_of
 
 from pared.backends.reference import Bound, derive_bound, evaluate
-from pared.backends.reference.bound import Deriver, constant_values, largest_difference
+from pared.backends.reference.bound import Deriver, constant_values
+from pared.compiler.differences import largest_difference
 from pared.compiler.errors import DataError
 from pared.compiler.ort import make_session, run_session
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pared.compiler.verify.outputs import Limit, OutputJudge, largest_difference, override
+from pared.compiler.differences import largest_difference
+from pared.compiler.verify.outputs import Limit, OutputJudge, override
 
 EXACT = Limit(0.0, 0.0, "integers")
 
