@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import shutil
 import tempfile
@@ -145,13 +144,14 @@ def compile_recipe(
     from .assemble import write_artifact
     from .job import Inputs, prepare
     from .placement import placement_notes
+    from .scratch import scratch_folder
 
     clock = _Clock()
     if out is not None:
         check_destination(out)
     job = prepare(recipe, inputs or Inputs())
     clock.lap("import")
-    with _scratch() as scratch:
+    with scratch_folder() as scratch:
         from .choose import choose
         from .oracle import Oracle
 
@@ -247,30 +247,6 @@ def _notes(job: Job, variants: Variants, choice: Choice) -> list[str]:
     notes += [f"--exclude {p} matches no node" for p in idle_patterns(job.recipe.exclude, names)]
     telling = choice.why.startswith(("forced", "not measured", job.recipe.precision or "\0"))
     return [*notes, choice.why] if telling else notes
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """Give a folder for candidates, gone afterwards.
-
-    Raises:
-        ArtifactError: the temporary folder is full or cannot be written.
-    """
-    from ..errors import ArtifactError
-
-    place = tempfile.gettempdir()
-    try:
-        with tempfile.TemporaryDirectory(prefix="pared-compile-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
-    except OSError as err:
-        if err.filename is not None and not str(err.filename).startswith(place):
-            raise
-        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise ArtifactError(
-            "artifact-disk-full" if full else "artifact-unwritable",
-            f"temporary files in {place}: {err.strerror or err}; no artifact was written",
-            "free space there or set TMPDIR to another folder",
-        ) from err
 
 
 class _Clock:

@@ -58,6 +58,7 @@ def waiting_compilation(folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", _WAITING, marker, "compile", "-m", folder / "m.onnx"]
     with subprocess.Popen(
         [str(part) for part in [*command, "-o", folder / "out"]],
+        env=os.environ | {"TMPDIR": str(temporary(folder))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,7 +80,15 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 def compiled(folder: Path, model: str = "m.onnx") -> subprocess.CompletedProcess[str]:
     command = [*PARED, "compile", "-m", str(folder / model), "-o", str(folder / "out"), "--quiet"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    env = os.environ | {"TMPDIR": str(temporary(folder))}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def temporary(folder: Path) -> Path:
+    """The temporary folder of the compilations, beside `folder`."""
+    place = folder.parent / f"{folder.name}-tmp"
+    place.mkdir(exist_ok=True)
+    return place
 
 
 def test_ctrl_c_exits_130_and_leaves_nothing(folder: Path, striking: subprocess.Popen[str]) -> None:
@@ -111,6 +120,7 @@ def test_what_kill_9_left_behind_is_cleaned_up_by_the_next_compilation(
     finish(striking)
     assert compiled(folder).returncode == 0
     assert {path.split("/")[0] for path in files_under(folder)} == {"m.onnx", "other.onnx", "out"}
+    assert list(temporary(folder).iterdir()) == []
 
 
 def test_kill_9_leaves_the_old_artifact_whole(folder: Path) -> None:
@@ -129,6 +139,7 @@ def test_two_compilations_to_one_place_leave_one_whole_artifact(folder: Path) ->
     assert [process.wait(timeout=240) for process in running] == [0, 0, 0]
     open_artifact(folder / "out")
     assert {path.split("/")[0] for path in files_under(folder)} == {"m.onnx", "other.onnx", "out"}
+    assert list(temporary(folder).iterdir()) == []
 
 
 @pytest.fixture

@@ -236,3 +236,15 @@ def test_slices_along_one_axis_stay() -> None:
         o=ints([0]), e=ints([2**60]), p=ints([1]), t=ints([2]),
     )  # fmt: skip
     assert run(before, Eliminate())[1].changed == 0
+
+
+def test_a_sum_of_two_becomes_an_add() -> None:
+    before = graph(f"{PLAIN} {{ a = Sigmoid(x) y = Sum(a, x) }}")
+    after, _ = run(before, Eliminate())
+    assert ops(after) == ["Sigmoid", "Add"]
+    assert_exact(before, after)
+
+
+def test_a_sum_of_three_stays() -> None:
+    before = graph(f"{PLAIN} {{ a = Sigmoid(x) b = Relu(x) y = Sum(a, b, x) }}")
+    same_graph(run(before, Eliminate())[0], before)
