@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import layers as L
-from .kernels import add_int8, conv_int8, depthwise_int8, gemm_int8, pool_int8
+from .kernels import add_int8, conv_int8, depthwise_int8, gemm_int8, pool_int8, winograd_int8
 from .kernels.add_formula import AddFormula, add_formula
 from .kernels.add_int8 import AddInt8Spec
 from .kernels.average_formula import average_formula
@@ -19,6 +19,7 @@ from .kernels.depthwise_int8 import DepthwiseInt8Spec
 from .kernels.gemm_int8 import GemmInt8Spec
 from .kernels.int8_tiles import NO_BORDER, Border, Image, is_small
 from .kernels.pool_int8 import PoolInt8Spec
+from .kernels.winograd_int8 import WinogradInt8Spec
 from .place import Builder, Held, Unfit, fits
 from .quantized import limits
 
@@ -142,10 +143,21 @@ def _conv(builder: Builder, layer: L.IntLayer, x: Held) -> None:
         is_small(layer.factor),
     )  # fmt: skip
     fits(conv_int8.supports(spec, builder.isa))
+    inputs = [held.buffer for held in (x, second) if held is not None]
+    tiled = WinogradInt8Spec(spec)
+    if (
+        winograd_int8.supports(tiled, builder.isa).ok
+        and winograd_int8.pays(tiled)
+        and winograd_int8.fits(weight)
+    ):
+        constants = builder.constants(
+            layer.output.name, lambda: winograd_int8.pack(tiled, weight, layer.bias, layer.factor, given.zero)
+        )
+        builder.step("winograd_int8", tiled, inputs, constants, made.buffer, layer.covers)
+        return
     constants = builder.constants(
         layer.output.name, lambda: conv_int8.pack(spec, weight, layer.bias, layer.factor, given.zero)
     )
-    inputs = [held.buffer for held in (x, second) if held is not None]
     builder.step("conv_int8", spec, inputs, constants, made.buffer, layer.covers)
 
 

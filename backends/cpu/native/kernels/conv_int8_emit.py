@@ -223,7 +223,11 @@ def _finish(frame: _Frame, place: _Place, spots: Sequence[tuple[int, int]]) -> l
         ]
         if second is not None and spec.residual:
             from_ = second + i64(r * spec.residual.row + c * spec.residual.pitch)
-            steps = [_with_other(frame, step, from_ + i64(v * LANES), body) for v, step in enumerate(steps)]
+            assert frame.residual is not None, "a residual without its image"
+            steps = [
+                with_other(frame.isa, spec, frame.residual, step, from_ + i64(v * LANES), body)
+                for v, step in enumerate(steps)
+            ]
         at = r * spec.y.row + c * spec.y.pitch
         pieces += [(at + v * LANES, step) for v, step in enumerate(steps)]
     limits = (spec.zero, spec.low, spec.high)
@@ -262,13 +266,13 @@ def store(
     return body
 
 
-def _with_other(frame: _Frame, steps: Expr, other: Expr, body: list[Stmt]) -> Expr:
+def with_other(
+    isa: Isa, spec: ConvInt8Spec, residual: Buffer, steps: Expr, other: Expr, body: list[Stmt]
+) -> Expr:
     """Return the steps of the sum with 16 bytes of the residual: bytes first, as the model says."""
-    spec = frame.spec
-    assert frame.residual is not None, "a residual without its image"
     assert spec.add is not None, "a residual without its formula"
     held, keep = bind("own", steps)
     body.append(keep)
     cut = tirx.Min(tirx.Max(held, i32(spec.low - spec.zero)), i32(spec.high - spec.zero))
-    second = tirx.Cast("int32x16", vector(frame.residual, other))
-    return added(frame.isa, spec.add, cut + i32(spec.zero), second)
+    second = tirx.Cast("int32x16", vector(residual, other))
+    return added(isa, spec.add, cut + i32(spec.zero), second)
