@@ -48,6 +48,7 @@ PASSES: PassTable = {
     "absorb-bias": _pass("quantize.absorb", "AbsorbBias"),
     "balance": _pass("quantize.balance", "Balance"),
     "quantize": _pass("quantize.quantize", "Quantize"),
+    "lowrank": _pass("lowrank.lowrank", "LowRank"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
 }
 
