@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .pass_api import Context
+    from .records import Metric
     from .target import Target
+
+# Attachment of a payload: what the backend chose by measuring, a JSON object of strings for rebuilds.
+DECISIONS = "decisions.json"
 
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -64,6 +68,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class TimedChoice:
+    """One choice that a backend took by measuring.
+
+    Attributes:
+        what: a kernel's layer, a region or the plan of the whole model.
+        times: by option, measured side by side.
+        chosen: the option taken.
+    """
+
+    what: str
+    times: Mapping[str, Metric]
+    chosen: str
+
+
+@dataclass(frozen=True)
 class Payload:
     """What lowering produced.
 
@@ -72,12 +91,16 @@ class Payload:
         files: file name (starts with `model`) -> content. A `Path` is a file to be moved into the artifact.
         options: JSON-able engine options needed at load time.
         attachments: file name -> text, stored under `reports/` of the artifact (shortened names, say).
+        timed: choices taken by measuring; a rebuild repeats them and measures none.
+        notes: what the user should know.
     """
 
     engine: str
     files: Mapping[str, bytes | Path]
     options: Mapping[str, str | int | float | bool]
     attachments: Mapping[str, str] = field(default_factory=dict)
+    timed: tuple[TimedChoice, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Executable(Protocol):

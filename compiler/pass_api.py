@@ -65,6 +65,8 @@ class Context:
     Attributes:
         calibration: representative inputs, or None.
         seed: for every random choice.
+        decisions: what a backend chose by measuring when the artifact was first built; None: measure.
+        threads: per inference, where a backend measures.
         target: the device compiled for, or None.
         exclude: node names or regular expressions (full match) that lossy passes leave alone.
         progress: called as `progress(label, done, total)`; may be called from any thread.
@@ -74,6 +76,8 @@ class Context:
 
     calibration: Samples | None = None
     seed: int = 0
+    decisions: Mapping[str, str] | None = None
+    threads: int = 1
     target: Target | None = None
     exclude: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = _no_progress

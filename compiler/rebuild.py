@@ -11,7 +11,7 @@ from .artifact.compare import differences
 from .artifact.manifest import NAME
 from .artifact.read import open_artifact
 from .driver import compile_recipe
-from .driver.assemble import MEASURED
+from .driver.assemble import MEASURED, read_decisions
 from .driver.job import Inputs
 from .driver.report import Repeat
 from .driver.sources import recorded_calibration, recorded_source
@@ -72,7 +72,7 @@ def rebuild_artifact(
     source = recorded_source(manifest, model)
     data = recorded_calibration(manifest, calibration)
     recipe = Recipe.parse(dict(manifest.recipe), place=f"{path}/{NAME}")
-    repeat = Repeat(manifest.choice, artifact.read_text(MEASURED))
+    repeat = Repeat(manifest.choice, read_decisions(artifact), artifact.read_text(MEASURED))
     target = Target.from_json(manifest.target.resolved)
     inputs = Inputs(model=source, calibration=data, target=target, progress=progress)
     with tempfile.TemporaryDirectory(prefix="pared-rebuild-") as folder:

@@ -60,7 +60,7 @@ class CpuBackend:
         _check_memory(model, target)
         ctx.check_cancelled()
         if engine == "native":
-            return native_compile.lower(model, target)
+            return native_compile.lower(model, target, ctx)
         return ort_engine.lower(model) if engine == "ort" else openvino_engine.lower(model)
 
     def load(

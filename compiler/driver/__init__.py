@@ -149,7 +149,7 @@ def compile_recipe(
     clock = _Clock()
     if out is not None:
         check_destination(out)
-    job = prepare(recipe, inputs or Inputs())
+    job = prepare(recipe, inputs or Inputs(), decisions=None if repeat is None else repeat.decisions)
     clock.lap("import")
     with scratch_folder() as scratch:
         from .choose import choose
@@ -246,6 +246,7 @@ def _notes(job: Job, variants: Variants, choice: Choice) -> list[str]:
     names = (str(node.name) for model in models for node in all_nodes(model))
     notes += [f"--exclude {p} matches no node" for p in idle_patterns(job.recipe.exclude, names)]
     telling = choice.why.startswith(("forced", "not measured", job.recipe.precision or "\0"))
+    notes += choice.payload.notes
     return [*notes, choice.why] if telling else notes
 
 

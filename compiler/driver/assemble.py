@@ -18,6 +18,7 @@ from ..artifact.manifest import (
 )
 from ..artifact.read import Artifact, open_artifact
 from ..artifact.write import ArtifactWriter
+from ..backend import DECISIONS
 from ..records import to_json
 from .choose import Choice
 from .job import Job
@@ -55,6 +56,14 @@ def write_artifact(
         for name, text in attachments.items():
             writer.add(f"reports/{name}", text)
         return open_artifact(writer.commit(_manifest(job, choice, oracle, report, repeat)))
+
+
+def read_decisions(artifact: Artifact) -> dict[str, str]:
+    """Return what the artifact's backend chose by measuring, by what it was chosen for."""
+    name = f"reports/{DECISIONS}"
+    if name not in artifact.manifest.files:
+        return {}
+    return {str(what): str(option) for what, option in json.loads(artifact.read_text(name)).items()}
 
 
 def _manifest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..backend import Backend, Signature
@@ -61,8 +61,15 @@ class Job:
     test_data: Samples | None
 
 
-def prepare(recipe: Recipe, inputs: Inputs, table: PassTable = PASSES) -> Job:
+def prepare(
+    recipe: Recipe,
+    inputs: Inputs,
+    table: PassTable = PASSES,
+    decisions: Mapping[str, str] | None = None,
+) -> Job:
     """Open and check everything; what is wrong with the request shows here, before any work.
+
+    `decisions` are what the backend chose by measuring when the artifact was first built.
 
     Raises:
         ParedError: of the kind that fits, naming flag or key.
@@ -88,7 +95,14 @@ def prepare(recipe: Recipe, inputs: Inputs, table: PassTable = PASSES) -> Job:
             f"precision {recipe.precision} quantizes activations, so their ranges must be measured",
             "give --calib-data, or use --precision int8-dynamic, int8-datafree or w8 (weights only)",
         )
-    ctx = Context(calibration=calibration, seed=recipe.seed, target=target, exclude=recipe.exclude)
+    ctx = Context(
+        calibration=calibration,
+        seed=recipe.seed,
+        decisions=decisions,
+        threads=recipe.threads,
+        target=target,
+        exclude=recipe.exclude,
+    )
     if inputs.progress is not None:
         ctx = dataclasses.replace(ctx, progress=inputs.progress)
     if inputs.cancel is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..artifact.manifest import ChoiceRecord
-from ..backend import Signature
+from ..backend import Signature, TimedChoice
 from ..ir.stats import Counts
 from ..manager import PassRecord
 from ..pass_api import Refusal
@@ -29,6 +29,7 @@ class CandidateRecord:
         payload_bytes: size of the model files.
         chosen: exactly one candidate is.
         verdict: one line.
+        timed: what its backend chose by measuring, kernels and regions.
     """
 
     name: str
@@ -39,6 +40,7 @@ class CandidateRecord:
     payload_bytes: int
     chosen: bool
     verdict: str
+    timed: tuple[TimedChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ class Repeat:
 
     Attributes:
         choice: the candidate that was kept, and why.
+        decisions: what its backend chose by measuring.
         measured: text of `reports/measured.json`.
     """
 
     choice: ChoiceRecord
+    decisions: Mapping[str, str]
     measured: str

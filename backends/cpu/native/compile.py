@@ -11,10 +11,12 @@ from ....compiler.backend import Payload, Verdict
 from ....compiler.errors import MissingTool, TargetError, UnsupportedOp
 from .isa import isa_of
 from .link import compiler_for
+from .timing import Decisions, deciding
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ....compiler.pass_api import Context
     from ....compiler.target import Target
     from .planner import Plan
     from .program import Program
@@ -27,7 +29,7 @@ def installed() -> bool:
     return importlib.util.find_spec("tvm") is not None
 
 
-def lower(model: ir.Model, target: Target) -> Payload:
+def lower(model: ir.Model, target: Target, ctx: Context) -> Payload:
     """Compile a model; `model` is not edited.
 
     The graph goes along as `model.onnx`, the payload of engine `ort`: what the library is verified against,
@@ -54,15 +56,19 @@ def lower(model: ir.Model, target: Target) -> Payload:
     from .lower import lower as lower_model
     from .planner import plan
 
-    program = lower_model(model, isa)
-    placed = plan(program)
-    batched = _has_batch(model)
-    if batched:
-        _check_per_sample(program, lower_model(model, isa, batch=2))
+    with deciding(Decisions(isa, ctx.decisions)) as decisions:
+        program = lower_model(model, isa)
+        placed = plan(program)
+        batched = _has_batch(model)
+        if batched:
+            _check_per_sample(program, lower_model(model, isa, batch=2))
+        files = codegen.build(program, placed, isa)
     options: dict[str, str | bool] = {"isa": " ".join([isa.arch, *isa.features]), "batched": batched}
     graph = ort_engine.lower(model)
-    files = {**graph.files, **codegen.build(program, placed, isa)}
-    payload = Payload("native", files, options, {**graph.attachments, REPORT: _report(program, placed)})
+    attachments = {**graph.attachments, REPORT: _report(program, placed), **decisions.attachments()}
+    payload = Payload(
+        "native", {**graph.files, **files}, options, attachments, decisions.timed(), decisions.notes()
+    )
     # A large graph lies in a temporary folder that goes with its own payload.
     weakref.finalize(payload, lambda kept: None, graph)
     return payload

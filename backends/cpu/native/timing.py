@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from ....compiler.backend import DECISIONS, TimedChoice
 from ....compiler.machine import find_machine
+from ....compiler.records import Metric, Origin
 from .isa import Isa
 from .timing_cache import TimingCache, cache_folder
 
@@ -77,6 +80,26 @@ class Decisions:
     made: dict[str, str] = field(default_factory=dict)
     times: dict[str, dict[str, float]] = field(default_factory=dict)
     cache: TimingCache = field(default_factory=shared_cache)
+
+    def attachments(self) -> dict[str, str]:
+        """Return the file that a rebuild reads; none when nothing was chosen."""
+        return {DECISIONS: json.dumps(self.made, indent=1) + "\n"} if self.made else {}
+
+    def timed(self) -> tuple[TimedChoice, ...]:
+        """Return every choice for which there are times."""
+        how = "median of interleaved rounds, CPU time, on this machine, perhaps in an earlier compilation"
+        return tuple(
+            TimedChoice(
+                what,
+                {name: Metric("cpu_time", s * 1e6, "us", Origin.MEASURED, how) for name, s in times.items()},
+                self.made[what],
+            )
+            for what, times in self.times.items()
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the user should know: that times could not be kept."""
+        return (self.cache.trouble,) if self.times and self.cache.trouble else ()
 
 
 _current: ContextVar[Decisions | None] = ContextVar("pared_timing_decisions", default=None)
