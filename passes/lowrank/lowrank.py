@@ -75,7 +75,7 @@ class LowRank:
         if self.rank < 0 or self.round_to < 1 or not 0 <= self.sqnr < math.inf:
             raise PipelineError(
                 "lowrank-goal",
-                f"lowrank: rank={self.rank}, round_to={self.round_to}, sqnr={self.sqnr}: none may be negative",
+                f"rank={self.rank}, round_to={self.round_to}, sqnr={self.sqnr} must be positive",
             )
 
     def apply(self, model: ir.Model, ctx: Context) -> PassStats:
