@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .kernels.bits import Code
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -31,12 +33,22 @@ class Quant:
 
 
 @dataclass(frozen=True)
+class Codebook:
+    """What one or two bits mean: `real = scale * value` for the values of `code`."""
+
+    code: Code
+    scale: float
+
+
+@dataclass(frozen=True)
 class Tensor:
-    """A value between layers; `quant` None means float32."""
+    """A value between layers; `quant` None means plain numbers of `dtype`, or bit planes with a `book`."""
 
     name: str
     shape: tuple[int, ...]
     quant: Quant | None = None
+    dtype: str = "float32"
+    book: Codebook | None = None
 
     @property
     def channels(self) -> int:

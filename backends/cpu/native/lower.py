@@ -13,6 +13,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from ....compiler.errors import UnsupportedOp
+from . import dense
 from . import layers as L
 from .fuse import fuse
 from .isa import Isa
@@ -111,7 +112,7 @@ def _write(reading: Reading, isa: Isa, dry: bool) -> tuple[Program, list[tuple[s
 def _close(builder: Builder, outputs: Sequence[L.Tensor]) -> list[tuple[str, str]]:
     try:
         for tensor in outputs:
-            builder.close_output(tensor)
+            dense.close_output(builder, tensor)
     except Unfit as reason:
         return [(outputs[0].name, str(reason))]
     return []
@@ -143,12 +144,12 @@ def _rule(layer: L.Layer) -> LayerRule:
 
 def _reshape(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, L.Reshape), "the table says so"
-    builder.reshape(layer)
+    dense.reshape(builder, layer)
 
 
 def _transpose(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, L.Transpose), "the table says so"
-    builder.transpose(layer)
+    dense.transpose(builder, layer)
 
 
 def _convert(builder: Builder, layer: L.Layer) -> None:

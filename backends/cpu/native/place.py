@@ -27,18 +27,28 @@ def fits(verdict: Verdict) -> None:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor in the caller's memory under the model's own shape: strides in elements per ONNX axis."""
+    """A tensor under the model's own shape: strides in elements per ONNX axis; see `dense.py`.
+
+    Attributes:
+        buffer: the caller's memory, or a buffer of ours.
+        dtype: of its elements; quantized ones of ours are uint8, the caller's may be int8.
+        size: elements of the buffer.
+        offset: of the first element.
+    """
 
     buffer: str
     dtype: str
     size: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    offset: int = 0
 
     @property
     def contiguous(self) -> bool:
-        """Say whether the elements lie in row-major order without gaps."""
+        """Say whether the elements are the buffer in row-major order without gaps."""
         wanted = row_major(self.shape)
+        if self.offset or self.size != int(np.prod(self.shape, dtype=np.int64)):
+            return False
         pairs = zip(self.shape, self.strides, wanted, strict=True)
         return all(size == 1 or have == want for size, have, want in pairs)
 
@@ -46,7 +56,7 @@ class View:
         """Return strides as N, H, W, C."""
         n, c, *rest = self.strides
         h, w = rest or (0, 0)
-        return Side(self.dtype, self.size, (n, h, w, c))
+        return Side(self.dtype, self.size, (n, h, w, c), self.offset)
 
 
 @dataclass(frozen=True)
@@ -105,11 +115,15 @@ class Builder:
         size = int(np.prod(tensor.shape, dtype=np.int64))
         self.where[tensor.name] = View(name, port_dtype(tensor), size, tensor.shape, row_major(tensor.shape))
 
+    def open_output(self, tensor: L.Tensor) -> str:
+        """Make a port for a model output."""
+        self._buffers[tensor.name] = Buffer(tensor.name, port_dtype(tensor), tensor.shape)
+        self._outputs.append(tensor.name)
+        return tensor.name
+
     def close_output(self, tensor: L.Tensor) -> None:
         """Write a tensor to a port of the model."""
-        name = tensor.name
-        self._buffers[name] = Buffer(name, port_dtype(tensor), tensor.shape)
-        self._outputs.append(name)
+        name = self.open_output(tensor)
         source = self.where[tensor.name]
         sizes, strides = _as_image(tensor.shape, row_major(tensor.shape))
         if isinstance(source, Held) and _nhwc(source.image) != sizes:
@@ -140,6 +154,10 @@ class Builder:
         self._buffers[name] = Buffer(name, dtype, shape)
         return name
 
+    def dense(self, name: str, dtype: str, shape: tuple[int, ...]) -> str:
+        """Make a buffer of any shape."""
+        return self._buffer(name, dtype, shape)
+
     def step(
         self,
         family: str,
@@ -150,15 +168,16 @@ class Builder:
         covers: Sequence[str] = (),
         in_place: int | None = None,
         scratch: Sequence[str] = (),
+        more: Sequence[str] = (),
     ) -> None:
-        """Add a kernel call."""
+        """Add a kernel call; `more` are further outputs."""
         self._steps.append(
             Step(
                 family,
                 spec,
                 tuple(inputs),
                 tuple(constants),
-                (output,),
+                (output, *more),
                 tuple(covers),
                 in_place,
                 tuple(scratch),
@@ -208,11 +227,16 @@ class Builder:
         where = self.where[tensor.name]
         if isinstance(where, Held):
             return where
+        if len(tensor.shape) not in (2, 4):
+            raise Unfit(f"a tensor of {len(tensor.shape)} axes; images have 4, vectors 2")
+        n, c, h, w = tensor.image
+        # Bytes in the caller's memory are copied: kernels may read some behind the last one.
+        bare = self.borders.get(tensor.name, NO_BORDER) == NO_BORDER and where.buffer not in self._inputs
+        as_is = where.dtype == "float32" if tensor.quant is None else where.dtype == "uint8" and bare
+        if as_is and where.contiguous and h * w == 1 and c == padded(c):
+            return Held(where.buffer, where.dtype, Image(n, h, w, c, c))
         if tensor.quant is not None:
             return self._bytes_in(tensor, where)
-        n, c, h, w = tensor.image
-        if where.contiguous and h * w == 1 and c == padded(c):
-            return Held(where.buffer, "float32", Image(n, h, w, c, c))
         source = self.side(tensor)
         made = self.floats_for(tensor)
         self.move(source, where.buffer, made, (n, h, w, c), "copy")
@@ -254,39 +278,11 @@ class Builder:
             raise Unfit("reads a flattened image; only convolutions and matrix products do")
         return held
 
-    # --- shapes -------------------------------------------------------------------------------------
-
-    def reshape(self, layer: L.Reshape) -> None:
-        """Give a tensor another shape without moving it."""
-        source, target = layer.inputs[0], layer.output
-        where = self.where[source.name]
-        if isinstance(where, View):
-            if not where.contiguous:
-                raise Unfit("reshapes a transposed input")
-            self.where[target.name] = replace(where, shape=target.shape, strides=row_major(target.shape))
-            return
-        n, c, h, w = source.image if len(source.shape) in (2, 4) else (0, 0, 0, 0)
-        same = len(target.shape) in (2, 4) and target.image == (n, c, h, w)
-        if not same and target.shape != (n, c * h * w):
-            raise Unfit(f"reshapes {source.shape} to {target.shape}; kernels only flatten")
-        self.where[target.name] = where
-
-    def transpose(self, layer: L.Transpose) -> None:
-        """Transpose a tensor in the caller's memory."""
-        where = self.where[layer.inputs[0].name]
-        if not isinstance(where, View):
-            raise Unfit(f"transposes by {layer.perm} inside the model")
-        self.where[layer.output.name] = replace(
-            where,
-            shape=tuple(where.shape[axis] for axis in layer.perm),
-            strides=tuple(where.strides[axis] for axis in layer.perm),
-        )
-
 
 def port_dtype(tensor: L.Tensor) -> str:
     """Return the dtype that the caller sees."""
     if tensor.quant is None:
-        return "float32"
+        return tensor.dtype
     return "int8" if tensor.quant.signed else "uint8"
 
 

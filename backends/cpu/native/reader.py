@@ -16,11 +16,18 @@ import onnx_ir as ir
 from ....compiler.errors import UnsupportedOp
 from ....compiler.ir.shapes import infer_shapes
 from ....compiler.ir.walk import node_label, only_user, producer, static_shape
+from ....compiler.ops import expand_custom_ops
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
+from .layers_binary import Unpack
 from .quantized import is_plain, limits, quant_of
+from .thresholds import is_wide
 
 Rule: TypeAlias = "Callable[[Reader, ir.Node], None]"
+
+
+# Operators of other domains that there may be rules for.
+OWN_OPS = ("BipolarQuant", "MultiThreshold", "Quant", "Trunc")
 
 
 class Refused(Exception):
@@ -38,6 +45,7 @@ def bind_batch(model: ir.Model, batch: int = 1) -> ir.Model:
         UnsupportedOp: another size is symbolic.
     """
     draft = model.clone()
+    expand_custom_ops(draft, is_wide)
     for value in draft.graph.inputs:
         sizes = list(value.shape or [])
         if sizes and not isinstance(sizes[0], int):
@@ -58,6 +66,7 @@ class Reader:
 
     Attributes:
         tensors: the tensor of every ONNX value that has one (those inside a fused layer have none).
+        bits: bit planes of values that a quantizer of one or two bits gives; `real` unpacks them.
         layers: the layers so far.
         refused: nodes without a rule, or that their rule refused.
     """
@@ -65,6 +74,7 @@ class Reader:
     def __init__(self, model: ir.Model, rules: Mapping[str, Rule]) -> None:
         self._rules = rules
         self.tensors: dict[ir.Value, L.Tensor] = {}
+        self.bits: dict[ir.Value, L.Tensor] = {}
         self.layers: list[L.Layer] = []
         self.refused: list[tuple[ir.Node, str]] = []
         self._taken: set[ir.Node] = set()
@@ -79,7 +89,7 @@ class Reader:
         self._moving.update(node.outputs)
         if node in self._taken:
             return
-        rule = self._rules.get(node.op_type) if not node.domain else None
+        rule = self._rules.get(node.op_type) if not node.domain or node.op_type in OWN_OPS else None
         try:
             if rule is None:
                 raise Refused(node, f"no rule for {node.op_type}")
@@ -113,6 +123,8 @@ class Reader:
 
     def real(self, value: ir.Value | None, node: ir.Node) -> L.Tensor:
         """Return the float tensor of a value; refuses constants and values inside fused layers."""
+        if value is not None and value not in self.tensors and value in self.bits:
+            self.emit(Unpack((self.bits[value],), tensor_of(value, node), covers(value.producer())), value)
         if value is not None and value not in self.tensors and (tensor := self.quantized(value)) is not None:
             made = L.Tensor(value.name or "", tensor.shape)
             maker = producer(value)
@@ -122,7 +134,14 @@ class Reader:
         tensor = self.tensors[value]
         if tensor.quant is not None:
             raise Refused(node, f"input {value.name!r} is quantized and no DequantizeLinear stands before it")
+        if tensor.dtype != "float32":
+            raise Refused(node, f"input {value.name!r} is {tensor.dtype}; the kernels compute in float32")
         return tensor
+
+    def emit_bits(self, layer: L.Layer, value: ir.Value) -> None:
+        """Add a layer that makes `value` as bit planes."""
+        self.layers.append(layer)
+        self.bits[value] = layer.output
 
     def emit(self, layer: L.Layer, value: ir.Value) -> None:
         """Add a layer that makes `value`."""
@@ -131,6 +150,8 @@ class Reader:
 
     def output(self, value: ir.Value) -> L.Tensor:
         """Return the tensor of a graph output."""
+        if value in self.bits and (maker := value.producer()) is not None:
+            return self.real(value, maker)
         if value not in self.tensors:
             raise UnsupportedOp("native-output", f"output {value.name!r} is constant or inside a fused layer")
         return self.tensors[value]
@@ -152,7 +173,7 @@ def _port(value: ir.Value) -> L.Tensor:
     signed = value.dtype == ir.DataType.INT8
     byte = value.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
     quant = L.Quant(1.0, 128 if signed else 0, signed) if byte else None
-    return L.Tensor(value.name or "", shape, quant)
+    return L.Tensor(value.name or "", shape, quant, dtype_of(value))
 
 
 # --- looking ahead ----------------------------------------------------------------------------------
@@ -229,4 +250,12 @@ def shape_of(value: ir.Value, node: ir.Node) -> tuple[int, ...]:
 
 def tensor_of(value: ir.Value, node: ir.Node, quant: L.Quant | None = None) -> L.Tensor:
     """Return the tensor for a value, or refuse when its shape is not fixed."""
-    return L.Tensor(value.name or "", shape_of(value, node), quant)
+    dtype = "float32" if quant is not None else dtype_of(value)
+    return L.Tensor(value.name or "", shape_of(value, node), quant, dtype)
+
+
+def dtype_of(value: ir.Value) -> str:
+    """Return the dtype of plain numbers as NumPy names it; bytes have none, their `Quant` says it all."""
+    if value.dtype is None or value.dtype in (ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8):
+        return "float32"
+    return value.dtype.name.lower()
