@@ -16,7 +16,6 @@ from ...compiler.ir.walk import (
     constant_tensor,
     drop_unused_initializer,
     int_attribute,
-    static_shape,
     unique_name,
 )
 from ..quantize.moments import Layer, conv_geometry, layer_of
@@ -110,10 +109,11 @@ def _conv(node: ir.Node, layer: Layer, shape: tuple[int, ...]) -> Dense | str:
         return f"a convolution of {layer.groups} groups"
     if len(shape) not in (3, 4):
         return f"a convolution over {len(shape) - 2} axes"
-    data = static_shape(node.inputs[0])
-    if data is None and "auto_pad" in node.attributes:
+    data = node.inputs[0]
+    dims = [] if data is None or data.shape is None else data.shape.dims[2:]
+    spatial = tuple(dim if isinstance(dim, int) else 1 for dim in dims) or (1,) * (len(shape) - 2)
+    if "auto_pad" in node.attributes and not all(isinstance(dim, int) for dim in dims or [None]):
         return "auto_pad needs a known input size"
-    spatial = data[2:] if data is not None else (1,) * (len(shape) - 2)
     found = conv_geometry(node, shape[2:], spatial)
     # A convolution along one axis is one along two, of which the second has length 1.
     one = (1,) if len(shape) == 3 else ()
