@@ -86,6 +86,8 @@ class Manager:
             ctx.check_cancelled()
             ctx.progress("passes", position - first, len(passes))
             draft = model.clone() if draft is None else draft
+            if p.effect is Effect.LOSSY and ctx.original is None:
+                ctx = replace(ctx, original=model)
             record = self._step(model, draft, p, position, counts, ctx)
             if record.stats.changed:
                 spilled = 0 if self.scratch is None else spill(draft, self.scratch)

@@ -46,12 +46,14 @@ class PassStats:
         refused: places left alone, with reasons.
         details: named facts for the report, such as `{"layers_quantized": 12}`.
         attachments: file name -> text, stored under `reports/` of the artifact (a quantization plan, say).
+        notes: what the user should know though nothing failed, such as too few calibration samples.
     """
 
     changed: int = 0
     refused: list[Refusal] = field(default_factory=list)
     details: dict[str, int | float | str] = field(default_factory=dict)
     attachments: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def _no_progress(label: str, done: int, total: int) -> None:
@@ -72,6 +74,7 @@ class Context:
         progress: called as `progress(label, done, total)`; may be called from any thread.
         cancel: set to stop; passes call `check_cancelled()` in their loops.
         attachments: what earlier passes of the pipeline attached; how one hands findings on to another.
+        original: the model before the first lossy pass of the pipeline, for passes that repair.
     """
 
     calibration: Samples | None = None
@@ -83,6 +86,7 @@ class Context:
     progress: Callable[[str, int, int], None] = _no_progress
     cancel: threading.Event = field(default_factory=threading.Event)
     attachments: Mapping[str, str] = field(default_factory=dict)
+    original: ir.Model | None = None
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` when the user asked to stop."""

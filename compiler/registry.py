@@ -50,6 +50,7 @@ PASSES: PassTable = {
     "quantize": _pass("quantize.quantize", "Quantize"),
     "lowrank": _pass("lowrank.lowrank", "LowRank"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
+    "prune": _pass("prune.prune", "Prune"),
 }
 
 # A macro is a name for a pipeline text; a test compares these with the orders that passes/canonicalize gives.

@@ -242,6 +242,7 @@ def _notes(job: Job, variants: Variants, choice: Choice) -> list[str]:
 
     calibration = job.ctx.calibration
     notes = list(calibration.notes) if calibration is not None else []
+    notes += [note for record in variants.records for note in record.stats.notes]
     models = (job.imported.model, *variants.models.values())
     names = (str(node.name) for model in models for node in all_nodes(model))
     notes += [f"--exclude {p} matches no node" for p in idle_patterns(job.recipe.exclude, names)]

@@ -1,0 +1,1 @@
+"""Pruning of single weights and of patterns that kernels use, and repair without training."""
