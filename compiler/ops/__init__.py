@@ -32,22 +32,28 @@ def register() -> None:
             onnx.defs.C.set_domain_to_version(schema.domain, 1, _LAST_VERSION)
 
 
-def expand_custom_ops(model: ir.Model) -> int:
-    """Rewrite every own op into standard ONNX ops in place, subgraphs included; returns how many.
+def expand_custom_ops(model: ir.Model, wanted: Callable[[ir.Node], bool] | None = None) -> int:
+    """Rewrite own ops into standard ONNX ops in place, subgraphs included; returns how many.
 
     A replaced value keeps its name. The model's imports of the own domains are dropped.
+
+    Args:
+        model: edited.
+        wanted: which own ops to rewrite; all of them without.
 
     Raises:
         UnsupportedOp: parameters that must be constant are not.
     """
-    nodes = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) in EXPANSIONS]
+    every = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) in EXPANSIONS]
+    nodes = [node for node in every if wanted is None or wanted(node)]
     if not nodes:
         return 0
     taken = set(_value_names(model))
     for node in nodes:
         _expand_node(node, taken)
     for domain in (QONNX_DOMAIN, FINN_DOMAIN):
-        model.graph.opset_imports.pop(domain, None)
+        if len(nodes) == len(every):
+            model.graph.opset_imports.pop(domain, None)
     return len(nodes)
 
 

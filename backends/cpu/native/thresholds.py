@@ -24,11 +24,14 @@ from ....compiler.ops.common import float_attribute, int_attribute, string_attri
 from ....compiler.ops.constants import constant_expression
 from ....compiler.ops.multithreshold import multithreshold
 from ....compiler.ops.quant import quant
+from ....compiler.ops.trunc import trunc_by_scale, trunc_by_width
 from .kernels.bits import Code
+from .layers import Codebook
 
 Array = npt.NDArray[np.number]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.integer]
+Keys = npt.NDArray[np.int64]
 Rule = Callable[[ir.Node, Array, Sequence[Array]], Array]
 Coder = Callable[[Floats], Integers]
 
@@ -48,14 +51,6 @@ class Folded:
 
     thresholds: Array
     negate: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Codebook:
-    """What a quantizer gives: `real = scale * value` for the values of `code`."""
-
-    code: Code
-    scale: float
 
 
 def fold(codes: Integers, accumulators: Integers, code: Code) -> Folded:
@@ -102,18 +97,58 @@ def fold_floats(function: Coder, channels: int, code: Code) -> Folded:
 def _first_reached(function: Coder, negate: npt.NDArray[np.bool_], value: int) -> Floats:
     """Return per channel the least float32 y whose code is at least `value`; NaN where there is none."""
 
-    def reaches(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def reaches(keys: Keys) -> npt.NDArray[np.bool_]:
         y = _float_at(keys)
         return np.asarray(function(np.where(negate, -y, y)[None])[0] >= value)
 
-    low, high = (np.full(negate.shape, key, np.int64) for key in (-_LARGEST, _LARGEST))
+    never, always, first = _bisect(reaches, negate.shape, _LARGEST)
+    found = np.where(always, np.float32(-np.inf), _float_at(first))
+    return np.where(never, np.float32(np.nan), found)  # no comparison with NaN holds
+
+
+def _bisect(
+    reaches: Callable[[Keys], npt.NDArray[np.bool_]], shape: tuple[int, ...], bound: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Keys]:
+    """Return where no key in [-bound, bound] reaches, where all do, and else the first key that does."""
+    low, high = (np.full(shape, key, np.int64) for key in (-bound, bound))
     never, always = ~reaches(high), reaches(low)
     while (high - low > 1).any():
         middle = (low + high) // 2
         reached = reaches(middle)
         low, high = np.where(reached, low, middle), np.where(reached, middle, high)
-    found = np.where(always, np.float32(-np.inf), _float_at(high))
-    return np.where(never, np.float32(np.nan), found)  # no comparison with NaN holds
+    return never, always, high
+
+
+def fold_sums(function: Callable[[Keys], Integers], channels: int, reach: int, code: Code) -> Folded:
+    """Fold a monotone function of the sums -reach..reach into integer thresholds, by bisection.
+
+    Args:
+        function: maps sums [1, C] to codes [1, C]; monotone per channel.
+        channels: C.
+        reach: bound of every |sum|.
+        code: which values there are.
+    """
+    low, high = (function(np.full((1, channels), end, np.int64))[0] for end in (-reach, reach))
+    negate = np.asarray(high < low)
+    sign = np.where(negate, -1, 1)
+    thresholds = []
+    for value in code.values[1:]:
+        reaches = _Reaches(function, sign, value)
+        never, always, first = _bisect(reaches, negate.shape, reach)
+        thresholds.append(np.where(never, reach + 1, np.where(always, -reach, first)))
+    return Folded(np.stack(thresholds, axis=1), negate)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reaches:
+    """Says which sums, negated where the function falls, give at least `value`."""
+
+    function: Callable[[Keys], Integers]
+    sign: npt.NDArray[np.int_]
+    value: int
+
+    def __call__(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.function((self.sign * keys)[None])[0] >= self.value)
 
 
 _LARGEST = 0x7F7FFFFF  # ordinal of the largest finite float32
@@ -132,23 +167,36 @@ def chain_to_quantizer(value: ir.Value) -> list[ir.Node]:
     Raises:
         CannotFold: an operator has no rule, a value on the way has other readers, or no quantizer follows.
     """
-    nodes: list[ir.Node] = []
-    while not nodes or nodes[-1].op_type not in QUANTIZERS:
-        uses = list(value.uses())
-        if len(uses) != 1 or value.is_graph_output():
-            raise CannotFold(f"value {value.name!r} is not read by one operator alone")
-        node = uses[0].node
-        if node.op_type not in RULES or uses[0].idx != _data_index(node):
-            raise CannotFold(f"node {node.name!r} ({node.op_type}) has no threshold form")
-        nodes.append(node)
-        value = node.outputs[0]
-    return nodes
+    return chain_from(_reader_of(value))
 
 
-def _data_index(node: ir.Node) -> int:
-    """Return which input of a node is not constant."""
-    commutes = node.op_type in ("Add", "Mul")
-    return 1 if commutes and constant_expression(node.inputs[0]) is not None else 0
+def chain_from(node: ir.Node) -> list[ir.Node]:
+    """Return the nodes from `node` to the first quantizer, both included; each alone reads the one before.
+
+    Raises:
+        CannotFold: as `chain_to_quantizer`.
+    """
+    nodes = [node]
+    while True:
+        if nodes[-1].op_type not in RULES or data_index(nodes[-1]) is None:
+            raise CannotFold(f"node {nodes[-1].name!r} ({nodes[-1].op_type}) has no threshold form")
+        if nodes[-1].op_type in QUANTIZERS:
+            return nodes
+        nodes.append(_reader_of(nodes[-1].outputs[0]))
+
+
+def _reader_of(value: ir.Value) -> ir.Node:
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        raise CannotFold(f"value {value.name!r} is not read by one operator alone")
+    return uses[0].node
+
+
+def data_index(node: ir.Node) -> int | None:
+    """Return which input of a node is not constant; None where that is not one that may vary."""
+    varying = [i for i, value in enumerate(node.inputs) if value and constant_expression(value) is None]
+    places = (0, 1) if node.op_type in ("Add", "Mul") else (0,)
+    return varying[0] if len(varying) == 1 and varying[0] in places else None
 
 
 def evaluate_chain(nodes: Sequence[ir.Node], values: Array, channels: int, rank: int = 2) -> Array:
@@ -183,11 +231,22 @@ def _parameters(node: ir.Node) -> list[Array]:
     found = [
         constant_expression(value)
         for index, value in enumerate(node.inputs)
-        if index != _data_index(node) and value is not None
+        if index != data_index(node) and value is not None
     ]
     if any(array is None for array in found):
         raise CannotFold(f"node {node.name!r} ({node.op_type}) has a parameter that is not constant")
     return [array for array in found if array is not None]
+
+
+def is_wide(node: ir.Node) -> bool:
+    """Say whether a quantizer has more values than bit planes hold; others than quantizers have none."""
+    if node.op_type not in QUANTIZERS:
+        return node.op_type not in RULES
+    try:
+        codebook_of(node)
+    except CannotFold:
+        return True
+    return False
 
 
 def codebook_of(node: ir.Node) -> Codebook:
@@ -263,6 +322,7 @@ QUANTIZERS: Mapping[str, Callable[[ir.Node], tuple[float, int, int]]] = {
     "BipolarQuant": _bipolar_levels,
     "Quant": _quant_levels,
     "MultiThreshold": _multithreshold_levels,
+    "Sign": lambda node: (1.0, -1, 3),
 }
 
 
@@ -279,6 +339,15 @@ def _quant(node: ir.Node, x: Array, parameters: Sequence[Array]) -> Array:
     signed, narrow = bool(int_attribute(node, "signed", 1)), bool(int_attribute(node, "narrow", 1))
     scale, zero, bits = parameters
     return quant(x, scale, zero, bits, signed, narrow, string_attribute(node, "rounding_mode", "ROUND"))
+
+
+def _trunc(node: ir.Node, x: Array, parameters: Sequence[Array]) -> Array:
+    rounding = string_attribute(node, "rounding_mode", "FLOOR")
+    scale, zero, in_bits, *rest = parameters
+    if len(rest) == 1:
+        return trunc_by_width(x, scale, zero, in_bits, rest[0], rounding)
+    signed, narrow = bool(int_attribute(node, "signed", 1)), bool(int_attribute(node, "narrow", 0))
+    return trunc_by_scale(x, scale, zero, rest[0], rest[1], signed, narrow, rounding)
 
 
 def _multithreshold(node: ir.Node, x: Array, parameters: Sequence[Array]) -> Array:
@@ -301,8 +370,10 @@ RULES: Mapping[str, Rule] = {
     "Mul": lambda node, x, p: np.asarray(x * p[0]),
     "MultiThreshold": _multithreshold,
     "Quant": _quant,
+    "Sign": lambda node, x, p: np.asarray(np.sign(x)),
     "Relu": lambda node, x, p: np.maximum(x, np.asarray(0, x.dtype)),
     "Squeeze": _with_axes(np.squeeze),
     "Sub": lambda node, x, p: np.asarray(x - p[0]),
+    "Trunc": _trunc,
     "Unsqueeze": _with_axes(np.expand_dims),
 }
