@@ -171,6 +171,8 @@ def _conv(builder: Builder, layer: L.FloatLayer) -> None:
     fits(conv_f32.supports(spec, builder.isa))
     made = builder.floats_for(layer.output)
     constants = builder.constants(layer.output.name, lambda: conv_f32.pack(spec, layer.weight, layer.bias))
+    # Lanes that are computed twice must not find their own result in the residual.
+    in_place = None if spec.by_group else in_place
     builder.step("conv_f32", spec, [source.buffer, *second], constants, made.buffer, layer.covers, in_place)
 
 

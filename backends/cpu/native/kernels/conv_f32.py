@@ -20,8 +20,10 @@ Measured on one core of Zen 4 (peak 58 GMAC/s; predicted 95-100 %), GMAC/s and t
 (1.15x), 512 ch 7x7 60 (1.41x), 128 ch 56x56 stride 2 57 (1.08x); first layers 7x7 stride 2 of 3 channels
 38-45 (1.0x), 3x3 stride 2 48 (1.3x). 88-100 % of the peak but for first layers, 66-83 %.
 
-Grouped convolutions: a block of 32 output channels reads the input channels of all groups that it touches,
-with zero weights between; dense when the groups are wide, wasteful when they are narrow (`waste`).
+Grouped convolutions: groups of 16 output channels or more have blocks of their own; the last vector of a
+group reaches back over lanes that are computed already (68 channels are 5 vectors, the last one 12 lanes
+back), so no task writes another's lanes. Of narrower groups a block of 32 output channels reads the input
+channels of all groups that it touches, with zero weights between (`waste`).
 """
 
 from __future__ import annotations
@@ -92,13 +94,27 @@ class ConvF32Spec:
         return window.batch, window.height, window.width, padded(self.channels)
 
     @property
+    def by_group(self) -> bool:
+        """Whether every group has blocks of its own."""
+        return self.groups > 1 and self.out_channels // self.groups >= LANES
+
+    @property
     def blocks(self) -> tuple[int, int, int]:
-        """Vectors per block of output channels, whole blocks, vectors of the last block or 0."""
+        """Vectors per block of output channels (of a group), whole blocks, vectors of the last block or 0."""
+        if self.by_group:
+            return split_groups(groups_of(self.out_channels // self.groups), (3, 2))
         return split_groups(groups_of(self.out_channels))
+
+    @property
+    def streams(self) -> int:
+        """How many times `blocks` there are."""
+        return self.groups if self.by_group else 1
 
     @property
     def span(self) -> int:
         """Input channels that a block of output channels reads."""
+        if self.by_group:
+            return self.channels // self.groups
         wide = self.blocks[0] * LANES
         inner, outer = self.channels // self.groups, self.out_channels // self.groups
         starts = range(0, self.out_channels, wide)
@@ -108,7 +124,8 @@ class ConvF32Spec:
     @property
     def waste(self) -> float:
         """Products computed per product of the model; more than 1 with narrow groups."""
-        return self.span * self.groups / self.channels * padded(self.out_channels) / self.out_channels
+        lanes = self.streams * padded(self.out_channels // self.streams)
+        return self.span * self.groups / self.channels * lanes / self.out_channels
 
     def tasks(self) -> int:
         """Length of the parallel loop: output rows times blocks of channels."""
@@ -116,7 +133,7 @@ class ConvF32Spec:
             return gemm.tasks()
         window = self.window
         _, whole, rest = self.blocks
-        return (whole + (rest > 0)) * window.batch * window.out_height
+        return self.streams * (whole + (rest > 0)) * window.batch * window.out_height
 
     def macs(self) -> int:
         """Multiply-accumulates of the layer, taps in the padding included."""
@@ -126,7 +143,8 @@ class ConvF32Spec:
 
     def bytes(self) -> int:
         """Bytes of data, weights and output, each counted once."""
-        weights = padded(self.out_channels) * self.span * self.window.kernel[0] * self.window.kernel[1]
+        lanes = self.streams * padded(self.out_channels // self.streams)
+        weights = lanes * self.span * self.window.kernel[0] * self.window.kernel[1]
         sizes = int(np.prod(self.in_shape)) + int(np.prod(self.out_shape)) * (1 + self.after.residual)
         return 4 * (sizes + weights)
 
@@ -160,6 +178,9 @@ def pack(spec: ConvF32Spec, weight: Floats, bias: Floats | None = None) -> list[
     assert (bias is not None) == spec.after.bias, "the spec says whether there is a bias"
     if (gemm := as_gemm(spec)) is not None:
         return gemm_f32.pack(gemm, weight.reshape(weight.shape[:2]).T, bias)
+    if spec.by_group:
+        flat = _packed_groups(spec, weight)
+        return [flat] if bias is None else [flat, padded_vector(bias)]
     kh, kw = spec.window.kernel
     packed = np.zeros((groups_of(spec.out_channels), kh, kw, spec.span, LANES), np.float32)
     inner = spec.channels // spec.groups
@@ -171,8 +192,17 @@ def pack(spec: ConvF32Spec, weight: Floats, bias: Floats | None = None) -> list[
     return [flat] if bias is None else [flat, padded_vector(bias)]
 
 
+def _packed_groups(spec: ConvF32Spec, weight: Floats) -> Floats:
+    """Return the weights by groups, its last vector reaching back."""
+    outer = spec.out_channels // spec.groups
+    steps = weight.reshape(spec.groups, outer, *weight.shape[1:]).transpose(0, 1, 3, 4, 2)
+    lanes = np.minimum(np.arange(groups_of(outer)) * LANES, outer - LANES)[:, None] + np.arange(LANES)
+    vectors = steps.reshape(spec.groups, outer, -1)[:, lanes].transpose(0, 1, 3, 2)
+    return np.concatenate([interleave(np.ascontiguousarray(group), spec.blocks) for group in vectors])
+
+
 def first_channel(spec: ConvF32Spec, o: int) -> int:
-    """Return the first input channel that the block of output channel `o` reads."""
+    """Return the first input channel that the block of output channel `o` reads; not by group."""
     if spec.groups == 1:
         return 0
     wide = spec.blocks[0] * LANES
@@ -201,7 +231,8 @@ class _Conv:
         )
         self.data = emit.parameter("data", "float32", data)
         self.steps = window.kernel[0] * window.kernel[1] * spec.span
-        self.weight = emit.parameter("weight", "float32", (self.steps * last,))
+        lanes = spec.streams * padded(spec.out_channels // spec.streams)
+        self.weight = emit.parameter("weight", "float32", (self.steps * lanes,))
         bias = optional(spec.after.bias, "bias", (last,))
         residual = optional(spec.after.residual, "residual", shape)
         self.out: Output = Output(emit.parameter("out", "float32", shape), spec.after, bias, residual)
@@ -217,31 +248,32 @@ class _Conv:
         from .tile_f32 import either, split_task
 
         lines = self.window.out_height
-        block, row = split_task(task, self.window.batch * lines)
+        number, row = split_task(task, self.window.batch * lines)
         n, y = split_task(row, lines)
         vectors, whole, rest = self.spec.blocks
+        stream, block = split_task(number, whole + (rest > 0)) if self.spec.by_group else (_int(0), number)
+        full = _Block(self.spec, stream, block, vectors)
         if not rest:
-            return self.line(vectors, block, n, y)
-        return [either(block < whole, self.line(vectors, block, n, y), self.line(rest, block, n, y))]
+            return self.line(full, n, y)
+        last = _Block(self.spec, stream, block, rest)
+        return [either(block < whole, self.line(full, n, y), self.line(last, n, y))]
 
-    def line(self, vectors: int, block: Expr, n: Expr, y: Expr) -> Sequence[Stmt]:
+    def line(self, block: _Block, n: Expr, y: Expr) -> Sequence[Stmt]:
         """Return one output row of one block."""
         from . import emit
         from .tile_f32 import Tile, tiles
 
-        size = _columns(self.spec, vectors, self.isa)
-        tile = Tile.of(size, vectors)
+        size = _columns(self.spec, block.vectors, self.isa)
+        tile = Tile.of(size, block.vectors)
         cut = pieces(self.window, size)
         body = tiles(cut, lambda x, piece: self.tile(tile, piece, (block, n, y, x)))
         return [*emit.allocate(tile.buffers), *body]
 
-    def tile(self, tile: Tile, piece: Piece, at: tuple[Expr, Expr, Expr, Expr]) -> list[Stmt]:
+    def tile(self, tile: Tile, piece: Piece, at: tuple[_Block, Expr, Expr, Expr]) -> list[Stmt]:
         """Return one tile: start from the bias, add all taps, store."""
         from .tile_f32 import kernel_rows, taps
 
         block, n, y, x = at
-        first = block * self.spec.blocks[0]
-        vectors = range(len(tile.cells[0]))
 
         def row(r: Expr, line: Expr) -> Sequence[Stmt]:
             return taps(
@@ -252,27 +284,41 @@ class _Conv:
             )
 
         stored = [
-            self.out.put(tile.value(i, j), n, y, x + i, (first + j) * LANES)
+            self.out.put(tile.value(i, j), n, y, x + i, block.lane(j))
             for i in range(piece.size)
-            for j in vectors
+            for j in range(block.vectors)
         ]
-        start = tile.fill(piece.size, lambda j: self.out.start((first + j) * LANES))
-        return [*start, *kernel_rows(self.window, y, row), *stored]
+        start = tile.fill(piece.size, lambda j: self.out.start(block.lane(j)))
+        padding = [self.clear(n, y, x + i) for i in range(piece.size)] if self.padding else []
+        return [*start, *kernel_rows(self.window, y, row), *stored, *padding]
+
+    @property
+    def padding(self) -> int:
+        """Lanes behind the channels that no vector of a group reaches; they are cleared."""
+        channels = self.spec.out_channels
+        return padded(channels) - channels if self.spec.by_group else 0
+
+    def clear(self, *pixel: Expr) -> Stmt:
+        """Return the store of zeros behind a pixel's channels."""
+        from . import emit
+        from .math_f32 import lit
+
+        lanes = self.padding
+        return emit.store(self.out.to, lit(0.0, lanes), *pixel, self.spec.out_channels, lanes=lanes)
 
     def depth(
         self,
         tile: Tile,
         columns: Sequence[int],
         column: Callable[[int], Expr],
-        at: tuple[Expr, Expr, Expr, Expr, Expr],
+        at: tuple[_Block, Expr, Expr, Expr, Expr],
     ) -> Sequence[Stmt]:
         """Return the products of all input channels for one tap."""
         from . import emit
 
         block, n, line, r, s = at
-        first = block * self.spec.blocks[0]
-        origin, vectors = self.origin(block), len(tile.cells[0])
-        before = first * self.steps + (r * self.window.kernel[1] + s) * (self.spec.span * vectors)
+        origin, vectors = block.origin, block.vectors
+        before = block.first * self.steps + (r * self.window.kernel[1] + s) * (self.spec.span * vectors)
 
         def channel(c: emit.Index) -> list[Stmt]:
             return tile.products(
@@ -291,12 +337,48 @@ class _Conv:
 
         return emit.load(self.data, n, c, y, x) if self.spec.nchw else emit.load(self.data, n, y, x, c)
 
-    def origin(self, block: Expr) -> Expr:
-        """Return `first_channel` of a block."""
+
+@dataclass(frozen=True)
+class _Block:
+    """Vectors of output channels that one task computes: the block `number` of group `stream`."""
+
+    spec: ConvF32Spec
+    stream: Expr
+    number: Expr
+    vectors: int
+
+    @property
+    def first(self) -> Expr:
+        """Number of its first vector among all vectors of weights."""
+        vectors = self.number * self.spec.blocks[0]
+        if not self.spec.by_group:
+            return vectors
+        return self.stream * groups_of(self.spec.out_channels // self.spec.groups) + vectors
+
+    def lane(self, j: int) -> Expr:
+        """Return the output channel where vector `j` begins."""
+        from tvm import tirx
+
+        lane = (self.number * self.spec.blocks[0] + j) * LANES
+        if not self.spec.by_group:
+            return lane
+        outer = self.spec.out_channels // self.spec.groups
+        return self.stream * outer + tirx.min(lane, outer - LANES)
+
+    @property
+    def origin(self) -> Expr:
+        """The first input channel that it reads."""
         from tvm import tirx
 
         spec = self.spec
-        if spec.groups == 1:
-            return tirx.const(0, "int32")
-        group = tirx.truncdiv(block * (spec.blocks[0] * LANES), spec.out_channels // spec.groups)
-        return tirx.min(group * (spec.channels // spec.groups), spec.channels - spec.span)
+        inner, outer = spec.channels // spec.groups, spec.out_channels // spec.groups
+        if spec.groups == 1 or spec.by_group:
+            return self.stream * inner
+        group = tirx.truncdiv(self.number * (spec.blocks[0] * LANES), outer)
+        return tirx.min(group * inner, spec.channels - spec.span)
+
+
+def _int(value: int) -> Expr:
+    from tvm import tirx
+
+    return tirx.const(value, "int32")

@@ -88,6 +88,22 @@ def test_groups_narrower_than_a_vector_share_a_block() -> None:
     check_conv(spec)
 
 
+@pytest.mark.parametrize("outer", [16, 28, 34, 68, 80])
+def test_wide_groups_have_blocks_of_their_own(outer: int) -> None:
+    spec = ConvF32Spec(Window(1, 5, 9, (1, 1)), 33, 3 * outer, groups=3, after=After(bias=True, low=0.0))
+    assert spec.by_group
+    assert spec.waste < 1.5 or outer == 34
+    check_conv(spec)
+
+
+def test_lanes_behind_the_last_group_are_cleared() -> None:
+    spec = ConvF32Spec(Window(1, 3, 4, (1, 1)), 8, 40, groups=2)
+    x, w = np.ones((1, 8, 3, 4), np.float32), np.ones((40, 4, 1, 1), np.float32)
+    out = f.run(conv_f32, spec, [f.nhwc(x), *conv_f32.pack(spec, w)], spec.out_shape)
+    assert not out[..., 40:].any()
+    assert np.all(out[..., :40] == 4)
+
+
 def test_a_dropped_channel_is_outside_the_bound() -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((1, 64, 6, 6)).astype(np.float32)
