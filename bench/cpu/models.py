@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import itertools
 import os
 import sys
@@ -143,11 +144,8 @@ class Native:
         arena = np.zeros(executable.arena_bytes + 64, np.uint8)
         start = arena.ctypes.data + (-arena.ctypes.data % 64)
         self._held += [arrays, arena]
-        self._arguments = (_pointers(arrays[:count]), _pointers(arrays[count:]), ctypes.c_void_p(start))
-
-    def __call__(self) -> None:
-        """Run once."""
-        self._library.pared_run(*self._arguments)
+        arguments = (_pointers(arrays[:count]), _pointers(arrays[count:]), ctypes.c_void_p(start))
+        self.run: Run = functools.partial(self._library.pared_run, *arguments)
 
 
 def _fixed(shape: Sequence[int | str]) -> tuple[int, ...]:
@@ -237,7 +235,7 @@ def measure(case: Case, page: Page, seconds: float) -> None:
         plain = compiled(case, "ort", folder).path / "model.onnx"
         native = Native(own)
         runs: dict[str, Run] = {
-            "native": native,
+            "native": native.run,
             "ort": in_onnxruntime(plain),
             "openvino": in_openvino(plain),
         }

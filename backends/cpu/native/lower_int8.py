@@ -22,6 +22,7 @@ from .kernels.pool_int8 import PoolInt8Spec
 from .kernels.winograd_int8 import WinogradInt8Spec
 from .place import Builder, Held, Unfit, fits
 from .quantized import limits
+from .real_product import RealProduct
 
 # An image of few channels that only convolutions read is stored without padding lanes.
 FEW_CHANNELS = 8
@@ -106,12 +107,31 @@ def _gemm(builder: Builder, layer: L.IntLayer, x: Held) -> None:
 
 
 def _by_lanes(weight: Bytes, i: Image) -> Bytes:
-    """Return [M, K] with K in the order of an image's memory, zeros for its padding lanes."""
-    if i.height * i.width == 1:
+    """Return [M, K] with K in the order of an image's memory, zeros for its border and padding lanes."""
+    if i.plane == i.pitch:
         return weight.reshape(weight.shape[0], -1)
-    wide = np.zeros((weight.shape[0], i.height, i.width, i.pitch), np.int8)
-    wide[..., : i.channels] = weight.reshape(-1, i.channels, i.height, i.width).transpose(0, 2, 3, 1)
+    wide = np.zeros((weight.shape[0], *i.shape[1:]), np.int8)
+    top, left = i.border[:2]
+    inner = wide[:, top : top + i.height, left : left + i.width, : i.channels]
+    inner[:] = weight.reshape(-1, i.channels, i.height, i.width).transpose(0, 2, 3, 1)
     return wide.reshape(weight.shape[0], -1)
+
+
+def _real_product(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, RealProduct), "the table says so"
+    x, given = builder.held(layer.inputs[0]), layer.inputs[0].quant
+    assert given is not None, "a quantized product reads bytes"
+    i = x.image
+    terms = i.channels if i.plane == i.pitch else i.plane
+    spec = GemmInt8Spec(i.batch, terms, layer.output.channels, pitch=i.plane, real=(layer.low, layer.high))
+    fits(gemm_int8.supports(spec, builder.isa))
+    made = builder.floats_for(layer.output)
+    none = np.zeros(layer.output.channels, np.int32)
+    constants = builder.constants(
+        layer.output.name,
+        lambda: gemm_int8.pack(spec, _by_lanes(layer.weight, i), none, layer.unit, given.zero, layer.bias),
+    )
+    builder.step("gemm_int8", spec, [x.buffer], constants, made.buffer, layer.covers)
 
 
 def _depthwise(builder: Builder, layer: L.IntLayer, x: Held) -> None:
@@ -221,4 +241,5 @@ INT8_RULES: Mapping[type[L.Layer], Callable[[Builder, L.Layer], None]] = {
     L.Add: _add,
     L.IntLayer: _layer,
     L.Pool: _pool,
+    RealProduct: _real_product,
 }

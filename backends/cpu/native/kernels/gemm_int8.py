@@ -45,6 +45,8 @@ class GemmInt8Spec:
         low, high: limits of the output byte.
         small: every factor is below 1/2, so that rounding needs no care for int32 (see `is_small`).
         pitch: bytes from one row of x to the next; 0 for K rounded up to 16.
+        real: limits of a float result `clip(float32(sum) * factor + offset)`, for few rows; y is float32
+            then, and the constants end in `offset`, float32. None for bytes.
     """
 
     rows: int
@@ -55,6 +57,7 @@ class GemmInt8Spec:
     high: int = 255
     pitch: int = 0
     small: bool = False
+    real: tuple[float, float] | None = None
 
     @property
     def x_pitch(self) -> int:
@@ -109,6 +112,8 @@ def supports(spec: GemmInt8Spec, isa: Isa) -> Verdict:
     """Say whether the kernel computes `spec`."""
     if spec.x_pitch < spec.terms:
         return Verdict.no(f"rows of {spec.terms} bytes lie {spec.x_pitch} bytes apart")
+    if spec.real is not None and spec.rows > FEW_ROWS:
+        return Verdict.no(f"float results of {spec.rows} rows, at most {FEW_ROWS}")
     return Verdict.yes()
 
 
@@ -118,6 +123,7 @@ def pack(
     bias: npt.NDArray[np.int32],
     factor: npt.NDArray[np.float32],
     x_zero: int,
+    offset: npt.NDArray[np.float32] | None = None,
 ) -> list[Array]:
     """Return weights, bias and factors in kernel layout.
 
@@ -127,19 +133,27 @@ def pack(
         bias: int32 [M].
         factor: float32 [M].
         x_zero: zero point of the input; folded into the bias.
+        offset: float32 [M], added to float results.
     """
     assert is_small(factor) or not spec.small, "factors beyond 1/2 in a kernel without a cap"
     if spec.convolution:
         return conv_int8.pack(spec.convolution, weight[:, :, None, None], bias, factor, x_zero)
     lanes = 16 * spec.vectors
-    order = [16 * spec.group * g + c for g in range(spec.tasks()) for c in interleaved(spec.group)]
+    order = list(range(lanes))
+    if spec.real is None:
+        order = [16 * spec.group * g + c for g in range(spec.tasks()) for c in interleaved(spec.group)]
     folded = bias.astype(np.int64) - x_zero * weight.astype(np.int64).sum(1)
     wide = np.zeros((lanes, spec.steps * 4), np.int8)
     wide[: spec.outputs, : spec.terms] = weight
     grouped = wide[order].reshape(spec.tasks(), spec.group, 16, spec.steps, 4).transpose(0, 3, 1, 2, 4)
     biases, factors = np.zeros(lanes, np.uint32), np.zeros(lanes, np.float32)
     biases[: spec.outputs], factors[: spec.outputs] = folded & 0xFFFFFFFF, factor
-    return [grouped.ravel(), biases.view(np.int32)[order], factors[order]]
+    packed = [grouped.ravel(), biases.view(np.int32)[order], factors[order]]
+    if spec.real is None:
+        return packed
+    offsets = np.zeros(lanes, np.float32)
+    offsets[: spec.outputs] = 0 if offset is None else offset
+    return [*packed, offsets]
 
 
 def build(spec: GemmInt8Spec, isa: Isa) -> tvm.IRModule:

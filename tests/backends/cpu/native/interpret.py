@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pared.backends.cpu.native import layers as L
+from pared.backends.cpu.native.real_product import RealProduct
 
 
 def run(layers, arrays):
@@ -87,6 +88,12 @@ def float_layer(layer, x, residual=None):
     return np.clip(y, np.float32(layer.low), np.float32(layer.high))
 
 
+def real_product(layer, x):
+    whole = x.reshape(x.shape[0], -1).astype(np.int64) - layer.inputs[0].quant.zero
+    y = ((whole @ layer.weight.T.astype(np.int64)) * layer.unit.astype(np.float64)).astype(np.float32)
+    return np.clip(y + layer.bias, np.float32(layer.low), np.float32(layer.high))
+
+
 def pool(layer, x):
     quant = layer.inputs[0].quant
     if layer.kind == "max":
@@ -140,6 +147,7 @@ RULES = {
     L.IntLayer: int_layer,
     L.FloatLayer: float_layer,
     L.Pool: pool,
+    RealProduct: real_product,
     L.Add: add,
     L.Affine: affine,
     L.Clip: lambda layer, x: np.clip(x, np.float32(layer.low), np.float32(layer.high)),
