@@ -13,12 +13,26 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_user
+from ....compiler.ir.walk import int_attribute, ints_attribute, only_user
 from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
-from .quantized import array_of, bias_steps, quant_of, weights_of
-from .reader import Reader, Refused, Rule, Tail, clip_of, clipped, covers, quantized_tail, shape_of, tensor_of
+from .quantized import array_of, quant_of
+from .read_products import conv, gemm, matmul
+from .reader import (
+    Reader,
+    Refused,
+    Rule,
+    Tail,
+    clip_of,
+    clipped,
+    covers,
+    input_of,
+    quantized_tail,
+    shape_of,
+    tensor_of,
+)
+from .read_binary import with_bits
 from .windows import window_of
 
 
@@ -40,7 +54,7 @@ class Reading:
 
 def read(model: ir.Model) -> Reading:
     """Read a model with fixed shapes; never raises for an operator, see `Reading.refused`."""
-    reader = Reader(model, RULES)
+    reader = Reader(model, with_bits(RULES))
     for node in model.graph:
         reader.visit(node)
     outputs = () if reader.refused else tuple(reader.output(value) for value in model.graph.outputs)
@@ -48,125 +62,12 @@ def read(model: ir.Model) -> Reading:
     return Reading(tuple(reader.layers), inputs, outputs, tuple(reader.refused))
 
 
-# --- convolution and matrix products ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Product:
-    """What Conv, Gemm and MatMul have in common: `out = W x + bias` over a window.
-
-    Attributes:
-        axis: output-channel axis of the weights as ONNX has them.
-        to_conv: brings them to [M, C / group, kh, kw].
-        last: the node that gives the float result (the Add behind a MatMul).
-    """
-
-    node: ir.Node
-    axis: int
-    bias: ir.Value | None
-    last: ir.Node
-    window: L.Window
-    group: int = 1
-    transposed: bool = False
-
-    def to_conv(self, weight: np.ndarray) -> np.ndarray:
-        """Return weights as [M, C / group, kh, kw], contiguous."""
-        if weight.ndim == 2:
-            weight = (weight.T if self.transposed else weight)[:, :, None, None]
-        return np.ascontiguousarray(weight)
-
-
-def _conv(reader: Reader, node: ir.Node) -> None:
-    size, kernel = shape_of(_input(node, 0), node)[2:], shape_of(_input(node, 1), node)[2:]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    group = int_attribute(node, "group", 1)
-    _product(reader, _Product(node, 0, bias, node, window_of(node, kernel, size), group))
-
-
-def _gemm(reader: Reader, node: ir.Node) -> None:
-    factors = [attribute(node, name, 1.0) for name in ("alpha", "beta")]
-    if factors != [1.0, 1.0] or int_attribute(node, "transA", 0):
-        raise Refused(node, f"alpha, beta {factors} and transA; the kernels have 1, 1 and no transA")
-    transposed = not int_attribute(node, "transB", 0)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    _product(reader, _Product(node, int(transposed), bias, node, L.Window((1, 1)), transposed=transposed))
-
-
-def _matmul(reader: Reader, node: ir.Node) -> None:
-    shapes = [shape_of(_input(node, i), node) for i in (0, 1)]
-    if [len(shape) for shape in shapes] != [2, 2] or not reader.is_constant(node.inputs[1]):
-        raise Refused(node, f"operands of shapes {shapes}; needs a matrix and a constant matrix")
-    add, bias = only_user(node.outputs[0]), None
-    if add is not None and add.op_type == "Add":
-        other = [value for value in add.inputs if value is not node.outputs[0]]
-        array = array_of(other[0]) if other and reader.is_constant(other[0]) else None
-        if array is not None and array.size == array.shape[-1] in (1, shapes[1][1]):
-            bias = other[0]
-    last = node if bias is None or add is None else add
-    _product(reader, _Product(node, 1, bias, last, L.Window((1, 1)), transposed=True))
-
-
-def _input(node: ir.Node, index: int) -> ir.Value:
-    value = node.inputs[index]
-    assert value is not None, f"{node.op_type} without input {index}"
-    return value
-
-
-def _product(reader: Reader, product: _Product) -> None:
-    if product.last is not product.node:
-        reader.take(product.last)
-    layer, tail = _integer(reader, product) or _float(reader, product)
-    reader.take(*tail.nodes)
-    reader.emit(layer, tail.value)
-
-
-def _nodes(product: _Product, tail: Tail) -> tuple[str, ...]:
-    extra = () if product.last is product.node else (product.last,)
-    return covers(product.node, *extra, *tail.nodes)
-
-
-def _integer(reader: Reader, product: _Product) -> tuple[L.Layer, Tail] | None:
-    """Return the quantized layer, or None where the reference computes in float."""
-    x = reader.quantized(product.node.inputs[0])
-    tail = quantized_tail(product.last.outputs[0])
-    weights = weights_of(product.node.inputs[1], product.axis)
-    if x is None or x.quant is None or tail is None or tail.quant is None or isinstance(weights, str):
-        return None
-    weight = product.to_conv(weights.q)
-    unit = np.asarray(np.float32(x.quant.scale) * weights.scale, np.float32)
-    bias = bias_steps(product.bias, unit, weight.shape[0])
-    if isinstance(bias, str):
-        return None
-    factor = np.ascontiguousarray(np.broadcast_to(unit / np.float32(tail.quant.scale), weight.shape[:1]))
-    low, high = tail.limits
-    output = tensor_of(tail.value, product.node, tail.quant)
-    return L.IntLayer(
-        (x,), output, _nodes(product, tail), weight, bias, factor, product.window, product.group, low, high
-    ), tail
-
-
-def _float(reader: Reader, product: _Product) -> tuple[L.Layer, Tail]:
-    node = product.node
-    x, tail = reader.real(node.inputs[0], node), clipped(product.last.outputs[0])
-    weight, bias = array_of(node.inputs[1]), array_of(product.bias)
-    if weight is None or weight.dtype != np.float32:
-        raise Refused(node, "needs constant float32 weights")
-    if product.bias is not None and bias is None:
-        raise Refused(node, "the bias is not constant")
-    channels = product.to_conv(weight).shape[0]
-    spread = np.zeros(channels) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,))
-    return L.FloatLayer(
-        (x,), tensor_of(tail.value, node), _nodes(product, tail), product.to_conv(weight),
-        np.ascontiguousarray(spread, np.float32), product.window, product.group, tail.low, tail.high,
-    ), tail  # fmt: skip
-
-
 # --- pooling ----------------------------------------------------------------------------------------
 
 
 def _pool(reader: Reader, node: ir.Node) -> None:
     kind = "max" if "Max" in node.op_type else "average"
-    shape = shape_of(_input(node, 0), node)
+    shape = shape_of(input_of(node, 0), node)
     if len(shape) != 4 or len(node.outputs) > 1:
         raise Refused(node, f"input of shape {shape} with {len(node.outputs)} outputs; needs one image")
     size = shape[2:]
@@ -196,7 +97,7 @@ def _clips(tail: Tail) -> bool:
 def _reduce_mean(reader: Reader, node: ir.Node) -> None:
     axes = constant_expression(node.inputs[1]) if len(node.inputs) > 1 else None
     given = ints_attribute(node, "axes") if axes is None else tuple(int(a) for a in axes.reshape(-1))
-    rank = len(shape_of(_input(node, 0), node))
+    rank = len(shape_of(input_of(node, 0), node))
     if rank != 4 or {axis % rank for axis in given} != {2, 3}:
         raise Refused(node, f"mean over axes {given}; needs height and width of an image")
     _pool(reader, node)
@@ -209,7 +110,7 @@ def _add(reader: Reader, node: ir.Node) -> None:
     constants = [value for value in node.inputs if reader.is_constant(value)]
     if constants:
         return _affine(reader, node)
-    shapes = {shape_of(_input(node, i), node) for i in range(len(node.inputs))}
+    shapes = {shape_of(input_of(node, i), node) for i in range(len(node.inputs))}
     if len(shapes) != 1 or len(node.inputs) != 2:
         raise Refused(node, f"operands of shapes {sorted(shapes)}; needs two of one shape")
     pair = [reader.quantized(value) for value in node.inputs]
@@ -227,7 +128,7 @@ def _add(reader: Reader, node: ir.Node) -> None:
 def _affine(reader: Reader, node: ir.Node) -> None:
     """Read Mul, Add, Sub or Div with a constant per channel."""
     first_is_data = not reader.is_constant(node.inputs[0])
-    data, other = _input(node, 0 if first_is_data else 1), _input(node, 1 if first_is_data else 0)
+    data, other = input_of(node, 0 if first_is_data else 1), input_of(node, 1 if first_is_data else 0)
     array, shape = array_of(other), shape_of(data, node)
     if array is None or array.dtype != np.float32 or not reader.is_constant(other):
         raise Refused(node, "needs one operand that is a constant of float32")
@@ -267,7 +168,7 @@ def _batchnorm(reader: Reader, node: ir.Node) -> None:
     epsilon = float_attribute(node, "epsilon", 1e-5)
     scale = gamma / np.sqrt(variance + epsilon)
     shift = beta - mean * scale
-    _emit_affine(reader, node, _input(node, 0), scale.astype(np.float32), shift.astype(np.float32))
+    _emit_affine(reader, node, input_of(node, 0), scale.astype(np.float32), shift.astype(np.float32))
 
 
 def _clip(reader: Reader, node: ir.Node) -> None:
@@ -315,7 +216,7 @@ def _lrn(reader: Reader, node: ir.Node) -> None:
 
 def _any_tensor(reader: Reader, node: ir.Node) -> tuple[L.Tensor, Tail]:
     """Return what an operator that only moves data reads and ends with, quantized where both ends agree."""
-    value = _input(node, 0)
+    value = input_of(node, 0)
     tensor = reader.tensors.get(value)
     if tensor is not None and tensor.quant is not None:
         return tensor, Tail(node.outputs[0], quant=tensor.quant)
@@ -343,7 +244,7 @@ def _transpose(reader: Reader, node: ir.Node) -> None:
 
 
 def _quantize(reader: Reader, node: ir.Node) -> None:
-    tail = quantized_tail(_input(node, 0)) if only_user(_input(node, 0)) is node else None
+    tail = quantized_tail(input_of(node, 0)) if only_user(input_of(node, 0)) is node else None
     quant = tail.quant if tail is not None else _own_quant(node)
     x = reader.quantized(node.inputs[0]) or reader.real(node.inputs[0], node)
     reader.emit(L.Convert((x,), tensor_of(node.outputs[0], node, quant), covers(node)), node.outputs[0])
@@ -372,16 +273,16 @@ RULES: Mapping[str, Rule] = {
     "BatchNormalization": _batchnorm,
     "Clip": _clip,
     "Concat": _concat,
-    "Conv": _conv,
+    "Conv": conv,
     "DequantizeLinear": _dequantize,
     "Dropout": _reshape,
     "Flatten": _reshape,
-    "Gemm": _gemm,
+    "Gemm": gemm,
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
     "Identity": _reshape,
     "LRN": _lrn,
-    "MatMul": _matmul,
+    "MatMul": matmul,
     "MaxPool": _pool,
     "Mul": _affine,
     "QuantizeLinear": _quantize,

@@ -69,6 +69,7 @@ class Reader:
         bits: bit planes of values that a quantizer of one or two bits gives; `real` unpacks them.
         layers: the layers so far.
         refused: nodes without a rule, or that their rule refused.
+        sequence: names of tensors that do not lie as images or vectors; see `dense.py`.
     """
 
     def __init__(self, model: ir.Model, rules: Mapping[str, Rule]) -> None:
@@ -77,6 +78,7 @@ class Reader:
         self.bits: dict[ir.Value, L.Tensor] = {}
         self.layers: list[L.Layer] = []
         self.refused: list[tuple[ir.Node, str]] = []
+        self.sequence: set[str] = set()
         self._taken: set[ir.Node] = set()
         self._moving = set(model.graph.inputs)  # values that depend on the inputs
         for value in model.graph.inputs:
@@ -238,6 +240,13 @@ def quantized_tail(value: ir.Value) -> Tail | None:
     if isinstance(quant, str):
         return None
     return Tail(node.outputs[0], (*tail.nodes, node), tail.low, tail.high, quant)
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value:
+    """Return an input that the operator must have."""
+    value = node.inputs[index]
+    assert value is not None, f"{node.op_type} without input {index}"
+    return value
 
 
 def shape_of(value: ir.Value, node: ir.Node) -> tuple[int, ...]:
