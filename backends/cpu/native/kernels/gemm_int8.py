@@ -148,7 +148,7 @@ def pack(
     grouped = wide[order].reshape(spec.tasks(), spec.group, 16, spec.steps, 4).transpose(0, 3, 1, 2, 4)
     biases, factors = np.zeros(lanes, np.uint32), np.zeros(lanes, np.float32)
     biases[: spec.outputs], factors[: spec.outputs] = folded & 0xFFFFFFFF, factor
-    packed = [grouped.ravel(), biases.view(np.int32)[order], factors[order]]
+    packed: list[Array] = [grouped.ravel(), biases.view(np.int32)[order], factors[order]]
     if spec.real is None:
         return packed
     offsets = np.zeros(lanes, np.float32)
