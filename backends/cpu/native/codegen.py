@@ -13,14 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
-import tvm
-
 from .isa import Isa
-from .kernels.common import compile_kernel
 from .kernels.int8_tiles import SLACK_BYTES
 from .link import link
+from .objects import Family, Kernel, compile_all
 from .planner import Plan, aligned
-from .program import ALIAS, Buffer, Constant, KernelSpec, Program, Step
+from .program import ALIAS, Buffer, Constant, Program, Step
 
 LIBRARY = "model.so"
 HEADER = "model.h"
@@ -50,19 +48,13 @@ def build(program: Program, places: Plan, isa: Isa) -> Mapping[str, bytes]:
     return _Build(program, places, isa).files()
 
 
-class _Family(Protocol):
-    """A module of `kernels/`."""
-
-    def build(self, spec: KernelSpec, isa: Isa) -> tvm.IRModule: ...
-
-
 @runtime_checkable
 class _Multiplies(Protocol):
     def macs(self) -> int: ...
 
 
-def _family(name: str) -> _Family:
-    return cast(_Family, import_module(f".kernels.{name}", __package__))
+def _family(name: str) -> Family:
+    return cast(Family, import_module(f".kernels.{name}", __package__))
 
 
 class _Build:
@@ -71,7 +63,8 @@ class _Build:
     def __init__(self, program: Program, places: Plan, isa: Isa) -> None:
         self.program, self.plan, self.isa = program, places, isa
         self.places = dict(places.places)
-        self.symbols = {kernel: f"kernel_{i}" for i, kernel in enumerate(program.kernels)}
+        in_place = {(step.family, step.spec) for step in program.steps if step.in_place is not None}
+        self.kernels = {key: Kernel(*key, in_place=key in in_place) for key in program.kernels}
         self.offsets, self.constant_bytes = _offsets(program.constants)
         self.steps = [step for step in program.steps if step.family != ALIAS]
 
@@ -97,12 +90,10 @@ class _Build:
             return {LIBRARY: (folder / LIBRARY).read_bytes(), HEADER: header}
 
     def _objects(self, folder: Path) -> Iterator[Path]:
-        in_place = {(step.family, step.spec) for step in self.program.steps if step.in_place is not None}
-        for kernel, symbol in self.symbols.items():
-            family, spec = kernel
-            path = folder / f"{symbol}.o"
-            module = _family(family).build(spec, self.isa)
-            path.write_bytes(compile_kernel(module, self.isa, symbol, in_place=kernel in in_place))
+        kernels = list(self.kernels.values())
+        for kernel, code in zip(kernels, compile_all(kernels, self.isa, _family), strict=True):
+            path = folder / f"{kernel.symbol}.o"
+            path.write_bytes(code)
             yield path
 
     def _write_constants(self, path: Path) -> None:
@@ -151,7 +142,7 @@ class _Build:
 
     def _symbol(self, step: Step) -> str:
         assert step.spec is not None, "an alias has no code"
-        return self.symbols[step.family, step.spec]
+        return self.kernels[step.family, step.spec].symbol
 
     def _step(self, index: int, step: Step) -> str:
         pointers = [self._pointer(name) for name in step.inputs]
