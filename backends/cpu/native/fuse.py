@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from . import layers as L
+from .fuse_binary import with_affine, with_bits, with_shortcut
 from .quantized import limits
 
 
@@ -27,7 +28,7 @@ def fuse(layers: Sequence[L.Layer], kept: Sequence[L.Tensor]) -> tuple[L.Layer, 
             done[gone] = _GONE
         where[merged.output.name] = len(done)
         done.append(merged)
-    return tuple(layer for layer in done if layer is not _GONE)
+    return with_bits([layer for layer in done if layer is not _GONE], kept)
 
 
 _GONE = L.Layer((), L.Tensor("", ()), ())
@@ -135,4 +136,4 @@ def _shuffle(before: L.Layer, after: L.Layer) -> L.Layer | None:
     return None
 
 
-_RULES = (_with_add, _with_clip, _with_affine, _folded, _shuffle)
+_RULES = (_with_add, _with_clip, _with_affine, _folded, _shuffle, with_shortcut, with_affine)

@@ -20,14 +20,13 @@ from .isa import Isa
 from .kernels.concat import ConcatSpec
 from .kernels.int8_tiles import NO_BORDER
 from .kernels.move import How, MoveSpec, Side
-from .lower_binary import has_narrow_layers, lower_chain
+from .lower_binary import BINARY_RULES
 from .lower_f32 import FLOAT_RULES
 from .lower_int8 import INT8_RULES, borders, pitches
 from .place import Builder, Unfit
 from .program import Program
 from .read import Reading, read
 from .reader import bind_batch
-from .thresholds import CannotFold
 
 LayerRule = Callable[[Builder, L.Layer], None]
 
@@ -35,8 +34,6 @@ LayerRule = Callable[[Builder, L.Layer], None]
 def supported(model: ir.Model, isa: Isa, batch: int = 1) -> list[tuple[str, str]]:
     """Return (node name, reason) for every node that keeps `model` from being lowered; empty: all is well."""
     try:
-        if _narrow_chain(model, isa, batch) is not None:
-            return []
         reading = read(bind_batch(model, batch))
         refused = [(node.name or node.op_type, reason) for node, reason in reading.refused]
         return refused or _write(reading, isa, dry=True)[1]
@@ -62,20 +59,7 @@ def sketch(model: ir.Model, isa: Isa, batch: int = 1) -> Program:
     return _lowered(model, isa, batch, dry=True)
 
 
-def _narrow_chain(model: ir.Model, isa: Isa, batch: int) -> Program | None:
-    """Return the program of a chain of one- and two-bit layers, None when the model is something else."""
-    if not has_narrow_layers(model):
-        return None
-    try:
-        return lower_chain(bind_batch(model, batch), isa)
-    except CannotFold:
-        return None
-
-
 def _lowered(model: ir.Model, isa: Isa, batch: int, dry: bool) -> Program:
-    narrow = _narrow_chain(model, isa, batch)
-    if narrow is not None:
-        return narrow
     reading = read(bind_batch(model, batch))
     if reading.refused:
         node, reason = reading.refused[0]
@@ -216,6 +200,7 @@ def _shuffle(builder: Builder, layer: L.Layer) -> None:
 
 
 RULES: Mapping[tuple[type[L.Layer], bool], LayerRule] = {
+    **BINARY_RULES,
     (L.Concat, False): _concat,
     (L.Concat, True): _concat,
     (L.Convert, False): _convert,

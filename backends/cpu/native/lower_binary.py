@@ -1,258 +1,233 @@
-"""Chains of layers of one and two bits: float input, quantizer, then (MatMul, float operators, quantizer)*.
-
-The first quantizer becomes thresholds of floats, every hidden layer one popcount product with integer
-thresholds, the last layer a product followed by a table with the result of its float operators at every
-possible sum. Equal to backends/reference to the last bit; see thresholds.py.
-"""
+"""Kernels for layers on bits. A bit tensor lies as words [N, H, W, words * planes], see kernels/bits.py."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, cast
 
 import numpy as np
-import onnx_ir as ir
 
-from ....compiler.backend import Array as AnyArray
-from ....compiler.ops.constants import constant_of
-from . import thresholds as th
-from .isa import Isa
-from .kernels import binarize, dense_binary
+from . import layers as L
+from . import layers_binary as B
+from .kernels import binarize, conv_binary, dense_binary, pool_binary, unpack_bits
 from .kernels.binarize import BinarizeSpec
-from .kernels.bits import Code
+from .kernels.bits import words_of
+from .kernels.conv_binary import ConvBinarySpec, Output
 from .kernels.dense_binary import DenseBinarySpec
-from .program import Buffer, Constant, Program, Step
-from .thresholds import CannotFold, Codebook, Integers
-
-_SHAPING = ("Reshape", "Flatten")
-
-
-def has_narrow_layers(model: ir.Model) -> bool:
-    """Tell whether a model has quantizers of this family, so that trying is worth it."""
-    return any(node.op_type in th.QUANTIZERS for node in model.graph)
-
-
-def lower_chain(model: ir.Model, isa: Isa) -> Program:
-    """Return the program of a model that is one chain from its input to its output, all sizes fixed.
-
-    Raises:
-        CannotFold: it is something else; the message says what.
-    """
-    graph = model.graph
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise CannotFold("more than one input or output")
-    builder = _Builder(isa)
-    value, book = builder.first(graph.inputs[0])
-    while not value.is_graph_output():
-        value, book = builder.layer(value, book)
-    return builder.program(graph.inputs[0], value)
+from .kernels.int8_tiles import NO_BORDER, Image
+from .kernels.pool_binary import PoolBinarySpec
+from .kernels.real_end import RealEnd, RealOp
+from .kernels.unpack_bits import UnpackBitsSpec
+from .kernels.window import Window
+from .layers_binary import Array
+from .place import Builder, Held, Unfit, View, fits
+from .program import padded
 
 
-@dataclass
-class _Builder:
-    """Collects the steps of a program."""
-
-    isa: Isa
-    steps: list[Step] = field(default_factory=list)
-    buffers: list[Buffer] = field(default_factory=list)
-    constants: list[Constant] = field(default_factory=list)
-
-    def program(self, entry: ir.Value, end: ir.Value) -> Program:
-        """Return everything as a checked program."""
-        program = Program(
-            tuple(self.steps), tuple(self.buffers), tuple(self.constants), (_name(entry),), (_name(end),)
-        )
-        program.check()
-        return program
-
-    def first(self, entry: ir.Value) -> tuple[ir.Value, Codebook]:
-        """Binarize the model's input; return the quantized value and what its codes mean."""
-        if entry.dtype != ir.DataType.FLOAT:
-            raise CannotFold(f"the input is {entry.dtype}")
-        nodes = _to_quantizer(entry)
-        arithmetic = [node for node in nodes if node.op_type not in _SHAPING]
-        result, book = nodes[-1].outputs[0], th.codebook_of(nodes[-1])
-        samples, channels = _matrix(result)
-
-        def codes(x: th.Floats) -> Integers:
-            return th.codes_of(th.evaluate_chain(arithmetic, x, 1), book)
-
-        folded = th.fold_floats(codes, 1, book.code)
-        limits = np.repeat(folded.thresholds, channels, axis=0)
-        sign = np.where(np.repeat(folded.negate, channels), -1, 1)
-        spec = BinarizeSpec(samples, channels, channels, "float32", book.code)
-        self.buffers.append(Buffer(_name(entry), "float32", _sizes(entry)))
-        shape = (samples, -(-channels // 32) * book.code.planes)
-        self._add("binarize", spec, entry, result, shape, "uint32", binarize.pack(spec, limits, sign), nodes)
-        return result, book
-
-    def layer(self, value: ir.Value, book: Codebook) -> tuple[ir.Value, Codebook]:
-        """Lower a product and what stands between it and the next quantizer or the model's output."""
-        product = _only_reader(value)
-        if product.op_type != "MatMul" or product.inputs[0] is not value:
-            raise CannotFold(f"node {product.name!r} ({product.op_type}) behind a quantizer is no product")
-        weight, weight_book = _weights(product.inputs[1])
-        step = book.scale * weight_book.scale
-        if math.frexp(step)[0] != 0.5:
-            raise CannotFold(f"sums are multiples of {step}, which is no power of two")
-        samples, channels = _matrix(value)
-        weight_code = weight_book.code
-        if book.code in (Code.INT2, Code.UINT2):
-            weight_code = Code.INT2
-        spec = DenseBinarySpec(samples, channels, len(weight), book.code, weight_code, "table")
-        sums = np.arange(-spec.conv.reach, spec.conv.reach + 1)
-        if _ends(product.outputs[0]):
-            return self._last(product, spec, weight, sums, step), book
-        return self._hidden(product, spec, weight, sums, step)
-
-    def _last(
-        self, product: ir.Node, spec: DenseBinarySpec, weight: Integers, sums: Integers, step: float
-    ) -> ir.Value:
-        nodes = _to_output(product.outputs[0])
-        end = nodes[-1].outputs[0] if nodes else product.outputs[0]
-        self._require(spec)
-        reals = th.evaluate_chain(nodes, sums * np.float32(step), spec.out_channels)
-        constants = _packed(spec, weight, table=np.asarray(reals.T, np.float32))
-        shape = (spec.batch, spec.out_channels)
-        self._add("dense_binary", spec, self._last_value, end, shape, "float32", constants, [product, *nodes])
-        return end
-
-    def _hidden(
-        self, product: ir.Node, spec: DenseBinarySpec, weight: Integers, sums: Integers, step: float
-    ) -> tuple[ir.Value, Codebook]:
-        nodes = th.chain_to_quantizer(product.outputs[0])
-        book = th.codebook_of(nodes[-1])
-        spec = replace(spec, output=book.code)
-        self._require(spec)
-        reals = th.evaluate_chain(nodes, sums * np.float32(step), spec.out_channels)
-        folded = th.fold(th.codes_of(reals, book), sums, book.code)
-        signed = np.where(folded.negate[:, None], -weight, weight)
-        constants = _packed(spec, signed, thresholds=folded.thresholds)
-        result, shape = nodes[-1].outputs[0], spec.conv.out_shape
-        self._add(
-            "dense_binary", spec, self._last_value, result, shape, "uint32", constants, [product, *nodes]
-        )
-        return result, book
-
-    @property
-    def _last_value(self) -> str:
-        return self.steps[-1].outputs[0]
-
-    def _require(self, spec: DenseBinarySpec) -> None:
-        verdict = dense_binary.supports(spec, self.isa)
-        if not verdict.ok:
-            raise CannotFold(verdict.reason)
-
-    def _add(
-        self,
-        family: str,
-        spec: BinarizeSpec | DenseBinarySpec,
-        source: ir.Value | str,
-        result: ir.Value,
-        shape: tuple[int, ...],
-        dtype: str,
-        constants: Sequence[AnyArray],
-        nodes: Sequence[ir.Node],
-    ) -> None:
-        names = [f"{_name(result)}_constant{i}" for i in range(len(constants))]
-        self.constants += [Constant.of(name, array) for name, array in zip(names, constants, strict=True)]
-        self.buffers.append(Buffer(_name(result), dtype, shape))
-        start = source if isinstance(source, str) else _name(source)
-        covers = tuple(node.name or node.op_type for node in nodes)
-        self.steps.append(Step(family, spec, (start,), tuple(names), (_name(result),), covers))
+def words_for(builder: Builder, tensor: L.Tensor) -> Held:
+    """Make the buffer of a tensor of bits."""
+    assert tensor.book is not None, f"{tensor.name} has no bits"
+    n, c, h, w = tensor.image
+    words = words_of(c) * tensor.book.code.planes
+    held = Held(builder.dense(tensor.name, "uint32", (n, h, w, words)), "uint32", Image(n, h, w, c, c))
+    builder.where[tensor.name] = held
+    return held
 
 
-def _packed(
-    spec: DenseBinarySpec,
-    weight: Integers,
-    *,
-    thresholds: th.Array | None = None,
-    table: th.Floats | None = None,
-) -> list[AnyArray]:
-    limits = None if thresholds is None else thresholds.astype(np.int64)
-    try:
-        return dense_binary.pack(spec, weight, thresholds=limits, table=table)
-    except ValueError as error:
-        raise CannotFold(str(error)) from error
+def _bits(builder: Builder, tensor: L.Tensor) -> Held:
+    held = builder.where[tensor.name]
+    assert isinstance(held, Held), "bits lie in our layout"
+    return held
 
 
-def _name(value: ir.Value) -> str:
-    assert value.name, "values have names after import"
-    return value.name
+# --- quantizers -------------------------------------------------------------------------------------
 
 
-def _sizes(value: ir.Value) -> tuple[int, ...]:
-    sizes = tuple(value.shape or ())
-    if value.shape is None or not all(isinstance(size, int) for size in sizes):
-        raise CannotFold(f"the sizes of {value.name!r} are not fixed")
-    return tuple(int(size) for size in sizes if isinstance(size, int))
+def _binarize(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, B.Binarize), "the table says so"
+    assert layer.output.book is not None, "bits out"
+    x = _values(builder, layer.inputs[0])
+    i, code = x.image, layer.output.book.code
+    dtype = cast('Literal["float32", "uint8"]', x.dtype)
+    spec = BinarizeSpec(i.batch * i.height * i.width, i.channels, i.pitch, dtype, code)
+    fits(binarize.supports(spec, builder.isa))
+    made, limits = words_for(builder, layer.output), layer.limits
+    sign = np.where(limits.falls, -1, 1)
+    constants = builder.constants(
+        layer.output.name, lambda: binarize.pack(spec, np.asarray(limits.thresholds), sign)
+    )
+    builder.step("binarize", spec, [x.buffer], constants, made.buffer, layer.covers)
 
 
-def _matrix(value: ir.Value) -> tuple[int, int]:
-    sizes = _sizes(value)
-    if len(sizes) != 2:
-        raise CannotFold(f"{value.name!r} has {len(sizes)} axes, not samples and features")
-    return sizes[0], sizes[1]
+def _values(builder: Builder, tensor: L.Tensor) -> Held:
+    """Return a tensor with its channels innermost and without a border: pixels one after the other."""
+    where = builder.where[tensor.name]
+    n, c, h, w = tensor.image
+    if isinstance(where, View) and where.contiguous and h * w == 1 and where.dtype == "float32":
+        return Held(where.buffer, where.dtype, Image(n, h, w, c, c))
+    held = builder.image_of(tensor)
+    i = held.image
+    if i.border == NO_BORDER:
+        return held
+    bare = Image(i.batch, i.height, i.width, i.channels, padded(i.channels))
+    buffer = builder.dense(f"{tensor.name}_inside", held.dtype, bare.shape)
+    made = Held(buffer, held.dtype, bare)
+    builder.move(held.side(), held.buffer, made, (i.batch, i.height, i.width, i.channels), "copy")
+    return made
 
 
-def _only_reader(value: ir.Value) -> ir.Node:
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
-        raise CannotFold(f"value {value.name!r} is not read by one operator alone")
-    return uses[0].node
+def _unpack(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, B.Unpack), "the table says so"
+    x, book = _bits(builder, layer.inputs[0]), layer.inputs[0].book
+    assert book is not None, "bits in"
+    if x.image.channels != layer.output.channels:
+        raise Unfit("unpacks a flattened image")
+    i, made = x.image, builder.floats_for(layer.output)
+    spec = UnpackBitsSpec(i.batch * i.height * i.width, i.channels, book.code)
+    constants = builder.constants(layer.output.name, lambda: unpack_bits.pack(spec, book.scale))
+    builder.step("unpack_bits", spec, [x.buffer], constants, made.buffer, layer.covers)
 
 
-def _to_quantizer(value: ir.Value) -> list[ir.Node]:
-    """Return the nodes from the model's input to the first quantizer; shapes may change before it."""
-    nodes: list[ir.Node] = []
-    while not nodes or nodes[-1].op_type not in th.QUANTIZERS:
-        node = _only_reader(value)
-        known = node.op_type in th.RULES or node.op_type in _SHAPING
-        if not known or node.inputs[0] is not value:
-            raise CannotFold(f"node {node.name!r} ({node.op_type}) has no threshold form")
-        nodes.append(node)
-        value = node.outputs[0]
-    return nodes
+def _pool(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, B.BitPool), "the table says so"
+    x, book = _bits(builder, layer.inputs[0]), layer.output.book
+    assert book is not None, "bits out"
+    i, w = x.image, layer.window
+    window = Window(i.batch, i.height, i.width, w.kernel, w.strides, w.pads)
+    spec = PoolBinarySpec(window, i.channels, book.code)
+    fits(pool_binary.supports(spec, builder.isa))
+    made = words_for(builder, layer.output)
+    builder.step("pool_binary", spec, [x.buffer], (), made.buffer, layer.covers)
 
 
-def _to_output(value: ir.Value) -> list[ir.Node]:
-    nodes: list[ir.Node] = []
-    while not value.is_graph_output():
-        nodes.append(_only_reader(value))
-        value = nodes[-1].outputs[0]
-    return nodes
+# --- products ---------------------------------------------------------------------------------------
 
 
-def _ends(value: ir.Value) -> bool:
-    """Tell whether no further quantizer stands between `value` and the output."""
-    return not any(node.op_type in th.QUANTIZERS for node in _to_output(value))
+def _spec(
+    layer: B.BitSums | B.BitReals, base: B.Base, i: Image, output: Output
+) -> ConvBinarySpec | DenseBinarySpec:
+    """Return the spec over the image as it lies: behind a Flatten the window is the whole image."""
+    book, outs = layer.inputs[0].book, layer.output.channels
+    assert book is not None, "bits in"
+    window = layer.window
+    if (i.channels, i.height, i.width) != layer.inputs[0].image[1:]:
+        window = L.Window((i.height, i.width))
+    if i.height * i.width == 1 and window == L.Window((1, 1)):
+        return DenseBinarySpec(i.batch, i.channels, outs, book.code, base.code, output)
+    return ConvBinarySpec(
+        i.batch, i.height, i.width, i.channels, outs, window.kernel, window.strides, window.pads,
+        window.dilations, book.code, base.code, output,
+    )  # fmt: skip
 
 
-def _weights(value: ir.Value | None) -> tuple[Integers, Codebook]:
-    """Return the integer weights [outputs, features] behind the second input of a MatMul, and their codes."""
-    node, transposed = value.producer() if value is not None else None, False
-    while node is not None and node.op_type == "Transpose":
-        transposed, value = not transposed, node.inputs[0]
-        node = value.producer() if value is not None else None
-    if node is not None and node.op_type in th.QUANTIZERS:
-        data, book = constant_of(node.inputs[0]), th.codebook_of(node)
-        parameters = [constant_of(parameter) for parameter in node.inputs[1:]]
-        known = [array for array in parameters if array is not None]
-        if data is None or len(known) != len(parameters):
-            raise CannotFold(f"the weights of {node.name!r} are not constant")
-        codes = th.codes_of(th.RULES[node.op_type](node, data, known), book)
-    else:
-        codes, book = _plain_weights(constant_of(value))
-    if codes.ndim != 2:
-        raise CannotFold(f"weights with {codes.ndim} axes")
-    return (codes if transposed else codes.T), book
+def _family(spec: ConvBinarySpec | DenseBinarySpec) -> str:
+    return "dense_binary" if isinstance(spec, DenseBinarySpec) else "conv_binary"
 
 
-def _plain_weights(data: th.Array | None) -> tuple[Integers, Codebook]:
-    """Read weights that are stored as floats with at most three values around zero."""
-    if data is None or not data.any():
-        raise CannotFold("the weights are not constant, or all zero")
-    code = Code.TERNARY if (data == 0).any() else Code.BINARY
-    book = Codebook(code, float(np.abs(data).max()))
-    return th.codes_of(data, book), book
+def _pack(
+    spec: ConvBinarySpec | DenseBinarySpec,
+    codes: Array,
+    thresholds: Array | None = None,
+    constants: Sequence[Array] = (),
+    sign: Array | None = None,
+) -> list[Array]:
+    """Pack weights in the order of the image that the layer reads."""
+    if isinstance(spec, DenseBinarySpec):
+        flat = codes.reshape(len(codes), -1)
+        return dense_binary.pack(spec, flat, thresholds=thresholds, constants=constants, sign=sign)
+    image = codes.reshape(len(codes), spec.channels, *spec.kernel)
+    return conv_binary.pack(spec, image, thresholds=thresholds, constants=constants, sign=sign)
+
+
+def _sums(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, B.BitSums), "the table says so"
+    assert layer.output.book is not None, "bits out"
+    x = _bits(builder, layer.inputs[0])
+    spec = _spec(layer, layer.base, x.image, layer.output.book.code)
+    _fits(builder, spec)
+    made, base = words_for(builder, layer.output), layer.base
+    constants = builder.constants(
+        layer.output.name, lambda: _pack(spec, base.codes, np.asarray(layer.limits.thresholds))
+    )
+    builder.step(_family(spec), spec, [x.buffer], constants, made.buffer, layer.covers)
+
+
+def _fits(builder: Builder, spec: ConvBinarySpec | DenseBinarySpec) -> None:
+    family = dense_binary if isinstance(spec, DenseBinarySpec) else conv_binary
+    fits(family.supports(spec, builder.isa))  # type: ignore[arg-type]
+
+
+def _reals(builder: Builder, layer: L.Layer) -> None:
+    """Write one pass per base; each adds its product to that of the passes before."""
+    assert isinstance(layer, B.BitReals), "the table says so"
+    x = _bits(builder, layer.inputs[0])
+    before: list[str] = []
+    for index, base in enumerate(layer.bases[:-1]):
+        steps = _product_steps(layer, index)
+        partial = L.Tensor(f"{layer.output.name}_base{index}", layer.output.shape)
+        spec = _spec(layer, base, x.image, _end(steps))
+        _fits(builder, spec)
+        made = builder.floats_for(partial)
+        constants = builder.constants(partial.name, _packer(spec, base, steps))
+        in_place = 1 if before else None
+        inputs = [x.buffer, *before]
+        builder.step(_family(spec), spec, inputs, constants, made.buffer, layer.covers, in_place)
+        before = [made.buffer]
+    _last_pass(builder, layer, x, before)
+
+
+def _last_pass(builder: Builder, layer: B.BitReals, x: Held, before: Sequence[str]) -> None:
+    steps = [*_product_steps(layer, len(layer.bases) - 1), *layer.steps]
+    base, limits, end = layer.bases[-1], layer.limits, _end(steps)
+    others = [builder.image_of(tensor).buffer for tensor in layer.inputs[1:]]
+    if layer.bits is not None and limits is not None and layer.bits.book is not None:
+        end = replace(end, bits=layer.bits.book.code, kept=layer.kept, signed=bool(limits.falls.any()))
+    spec = _spec(layer, base, x.image, end)
+    _fits(builder, spec)
+    made = [builder.floats_for(layer.output).buffer] if layer.kept else []
+    made += [words_for(builder, layer.bits).buffer] if layer.bits is not None else []
+    constants = builder.constants(layer.output.name, _packer(spec, base, steps, limits))
+    reals = [*before, *others]
+    in_place = 1 if reals and layer.kept else None
+    builder.step(
+        _family(spec), spec, [x.buffer, *reals], constants, made[0], layer.covers, in_place, more=made[1:]
+    )
+
+
+def _product_steps(layer: B.BitReals, index: int) -> list[B.Step]:
+    """Return what makes a real number of a base's sum, added to those before it."""
+    base, bias = layer.bases[index], layer.bias if index == 0 else None
+    single = base.scale.astype(np.float32)
+    exact = bias is None and bool((single == base.scale).all())
+    zero = np.zeros(len(base.scale))
+    wide = B.Step(RealOp("affine64"), (base.scale, zero if bias is None else bias))
+    first = B.Step(RealOp("mul"), (single,)) if exact else wide
+    steps = [] if exact and bool((single == 1).all()) else [first]
+    return [*steps, B.Step(RealOp("residual"))] if index else steps
+
+
+def _end(steps: Sequence[B.Step]) -> RealEnd:
+    return RealEnd(tuple(step.op for step in steps))
+
+
+def _packer(
+    spec: ConvBinarySpec | DenseBinarySpec,
+    base: B.Base,
+    steps: Sequence[B.Step],
+    limits: B.Limits | None = None,
+) -> Callable[[], list[Array]]:
+    constants = [array for step in steps for array in step.constants]
+    thresholds = None if limits is None else np.asarray(limits.thresholds)
+    sign = None if limits is None else np.where(limits.falls, -1, 1)
+    return lambda: _pack(spec, base.codes, thresholds, constants, sign)
+
+
+BINARY_RULES: Mapping[tuple[type[L.Layer], bool], Callable[[Builder, L.Layer], None]] = {
+    (B.Binarize, False): _binarize,
+    (B.Binarize, True): _binarize,
+    (B.BitPool, False): _pool,
+    (B.BitReals, False): _reals,
+    (B.BitSums, False): _sums,
+    (B.Unpack, False): _unpack,
+}

@@ -9,7 +9,7 @@ from tvm.tirx import Stmt
 from . import emit
 from .binarize import BinarizeSpec, spare_lanes
 from .bits import WORD, words_of
-from .conv_binary_tir import planes_of
+from .planes_tir import planes_of
 
 
 class Writer:

@@ -1,14 +1,15 @@
 """Convolution of one- and two-bit values by popcount: bit planes in, bit planes, int32 or float32 out.
 
-Parameters: data, weights, [thresholds | scale, offset | table], out, begin, end.
+Parameters: data, [residuals], weights, [thresholds | constants of the operations, [limits, signs]], [out],
+[bits], begin, end.
 
     dot[n, y, x, o] = sum over r, s, c of
         data[n, y*sh + r*dh - top, x*sw + s*dw - left, c] * weight[o, c, r, s]
 
 Output codes count thresholds: value = least value + #{i : dot >= thresholds[i, o]}. A negative BatchNorm
-scale costs nothing: `thresholds.fold` negates the channel's weights instead. Float output is fma(dot,
-scale, offset), or with `output="table"` table[o, dot + reach]: any function of the accumulator, exact by
-construction.
+scale costs nothing: `thresholds.fold` negates the channel's weights instead. A real output is a list of
+operations on the sum (real_end.py), residual adds among them; its bits, compared with float32 thresholds,
+may be a second output or the only one.
 
 Padding is exact zero padding: taps outside the data are left out, and the constant that turns mismatches
 into a dot product (K - 2 * mismatches) counts only the taps inside. Models that pad with -1 or +1 pad their
@@ -20,7 +21,7 @@ pairs of planes.
 
 Layouts: data [N, H, W, words * planes] uint32 (plane innermost, see bits.py); weights [OC/32, kh, kw, words,
 planes, 32] uint32, one stream that is read in order; codes out [N, OH, OW, words * planes]; int32 and float32
-out [N, OH, OW, OC up to 16]; results of a table [N, OH, OW, OC].
+out, and residuals, [N, OH, OW, OC up to 16].
 
 Tile: up to 14 pixels of one row x 32 channels, 28 accumulators of 16 int32 lanes; with 2 weight vectors and
 one for the product that makes 31 of the 32 registers, and each weight vector is loaded once per 14 uses.
@@ -34,6 +35,7 @@ Share of the roof: docs/results/cpu_binary_layers.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +45,7 @@ import numpy.typing as npt
 from .....compiler.backend import Verdict
 from .bits import Code, Integers, words_of
 from .bits import pack as pack_bits
+from .real_end import RealEnd, pack_constants, pack_limits
 
 if TYPE_CHECKING:
     import tvm
@@ -50,12 +53,11 @@ if TYPE_CHECKING:
     from ..isa import Isa
 
 Array = npt.NDArray[np.generic]
-Floats = npt.NDArray[np.float32]
-Output = Code | Literal["int32", "float32", "table"]
+Output = Code | RealEnd | Literal["int32"]
 
 LANES = 32
 MAX_TAPS_PER_ROW = 16  # taps of a row are unrolled in tiles at the edges
-MAX_TABLE_BYTES = 1 << 20
+EXACT_FLOAT = 1 << 24
 ALWAYS, NEVER = -(2**30), 2**30  # thresholds below and above every sum
 # What makes the channels beyond the last one 0 in every plane: how many thresholds they always reach.
 _REACHED_BY_SPARE = {Code.BINARY: 0, Code.TERNARY: 1, Code.INT2: 2, Code.UINT2: 0}
@@ -103,9 +105,13 @@ class ConvBinarySpec:
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
         """Shape of the output in memory."""
-        last = self.out_channels if self.output == "table" else self.stored_channels
         if isinstance(self.output, Code):
-            last = words_of(self.out_channels) * self.output.planes
+            return self.bits_shape(self.output)
+        return self.batch, self.out_height, self.out_width, self.stored_channels
+
+    def bits_shape(self, code: Code) -> tuple[int, int, int, int]:
+        """Shape of an output of bits in memory."""
+        last = words_of(self.out_channels) * code.planes
         return self.batch, self.out_height, self.out_width, last
 
     @property
@@ -149,7 +155,8 @@ class ConvBinarySpec:
         """Bytes of data, weights and output, each counted once."""
         words = self.batch * self.height * self.width * words_of(self.channels) * self.data.planes
         taps = self.kernel[0] * self.kernel[1] * words_of(self.channels) * self.weight.planes
-        return 4 * (words + self.blocks * LANES * taps + int(np.prod(self.out_shape)))
+        reals = self.output.residuals if isinstance(self.output, RealEnd) else 0
+        return 4 * (words + self.blocks * LANES * taps + (1 + reals) * int(np.prod(self.out_shape)))
 
 
 def _signed_bits(code: Code) -> bool:
@@ -167,6 +174,11 @@ def _inside(spec: ConvBinarySpec, axis: int) -> int:
 
 def supports(spec: ConvBinarySpec, isa: Isa) -> Verdict:
     """Say whether the kernel computes `spec`; any instruction set does (LLVM expands popcounts it lacks)."""
+    return verdict(spec)
+
+
+def verdict(spec: ConvBinarySpec) -> Verdict:
+    """Say whether the kernel computes `spec`, on whatever CPU."""
     if min(spec.out_height, spec.out_width) < 1:
         return Verdict.no(f"the output is empty: {spec.out_height} x {spec.out_width}")
     if spec.kernel[1] > MAX_TAPS_PER_ROW:
@@ -178,9 +190,18 @@ def supports(spec: ConvBinarySpec, isa: Isa) -> Verdict:
         return Verdict.no(f"{spec.data.value} data with {spec.weight.value} weights; encode both in two bits")
     if spec.reach * 2 >= NEVER:
         return Verdict.no(f"sums reach {spec.reach}, at most {NEVER // 2}")
-    if spec.output == "table" and 4 * spec.out_channels * (2 * spec.reach + 1) > MAX_TABLE_BYTES:
-        return Verdict.no(f"a table of {2 * spec.reach + 1} results for {spec.out_channels} channels")
+    return _real_verdict(spec) if isinstance(spec.output, RealEnd) else Verdict.yes()
+
+
+def _real_verdict(spec: ConvBinarySpec) -> Verdict:
+    if spec.reach >= EXACT_FLOAT:
+        return Verdict.no(f"sums reach {spec.reach}; float32 holds integers below {EXACT_FLOAT}")
     return Verdict.yes()
+
+
+def has_whole_blocks(out_channels: int) -> bool:
+    """Say whether a real result can be compared with thresholds in the kernel: 32 channels at a time."""
+    return out_channels % LANES == 0
 
 
 def pack_weights(spec: ConvBinarySpec, weight: Integers) -> Array:
@@ -211,43 +232,34 @@ def pack(
     spec: ConvBinarySpec,
     weight: Integers,
     *,
-    thresholds: Integers | None = None,
-    scale: Floats | None = None,
-    offset: Floats | None = None,
-    table: Floats | None = None,
+    thresholds: Array | None = None,
+    constants: Sequence[Array] = (),
+    sign: Array | None = None,
 ) -> list[Array]:
     """Return the constants in the kernel's layout and order.
 
     Args:
         spec: the layer.
         weight: integers [OC, C, kh, kw].
-        thresholds: [OC, levels - 1], ascending, for codes as output.
-        scale: [OC] float32, for float32 output.
-        offset: [OC] float32, for float32 output.
-        table: [OC, 2 * spec.reach + 1] float32, for the output "table".
+        thresholds: [OC, levels - 1], ascending: integers for codes as output, float32 for the bits of a
+            real output.
+        constants: of the operations of a real output, [OC] each.
+        sign: [OC], what a real result is multiplied with before it is compared.
 
     Raises:
         ValueError: a weight does not exist in `spec.weight`.
     """
     packed = [pack_weights(spec, weight)]
-    if isinstance(spec.output, Code):
+    end = spec.output
+    if isinstance(end, Code):
         assert thresholds is not None, "codes need thresholds"
-        return [*packed, pack_thresholds(spec.output, thresholds)]
-    if spec.output == "float32":
-        assert scale is not None, "float32 output needs a scale"
-        assert offset is not None, "float32 output needs an offset"
-        spare = (0, spec.blocks * LANES - spec.out_channels)
-        return [*packed, *(np.pad(np.asarray(values, np.float32), spare) for values in (scale, offset))]
-    if spec.output == "table":
-        assert table is not None, "a table is missing"
-        assert table.shape == table_shape(spec), f"table of {table.shape}, need {table_shape(spec)}"
-        return [*packed, np.ascontiguousarray(table, np.float32)]
+        return [*packed, pack_thresholds(end, thresholds.astype(np.int64))]
+    if isinstance(end, RealEnd):
+        packed += pack_constants(end, constants, spec.blocks * LANES)
+        if end.bits is not None:
+            assert thresholds is not None, "bits need thresholds"
+            packed += pack_limits(end, thresholds, sign)
     return packed
-
-
-def table_shape(spec: ConvBinarySpec) -> tuple[int, int]:
-    """Shape of the constant of the output "table"."""
-    return spec.out_channels, 2 * spec.reach + 1
 
 
 def build(spec: ConvBinarySpec, isa: Isa) -> tvm.IRModule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -13,7 +13,10 @@ from tvm.tirx import min as smaller
 
 from . import emit
 from .bits import Code, words_of
-from .conv_binary import LANES, ConvBinarySpec, table_shape
+from .conv_binary import LANES, ConvBinarySpec
+from .planes_tir import planes_of
+from .real_end import RealEnd
+from .real_end_tir import Half, RealWriter
 
 MAX_PIXELS = 14
 
@@ -72,24 +75,23 @@ class Writer:
         self.data = emit.parameter("data", "uint32", shape)
         packed = (spec.blocks, *spec.kernel, words, spec.weight.planes, LANES)
         self.weights = emit.parameter("weights", "uint32", packed)
-        self.constants = self._constants()
+        self.thresholds = self._thresholds()
         self.out = emit.parameter("out", spec.out_dtype, spec.out_shape)
+        self.real = RealWriter(spec, spec.output) if isinstance(spec.output, RealEnd) else None
         pixels = tile_width(spec.out_width)
         self.sums = [emit.register(f"sum{i}", "int32", LANES) for i in range(pixels)]
 
-    def _constants(self) -> list[Buffer]:
-        lanes = self.spec.blocks * LANES
-        if isinstance(self.spec.output, Code):
-            return [emit.parameter("thresholds", "int32", (self.spec.output.thresholds, lanes))]
-        if self.spec.output == "int32":
+    def _thresholds(self) -> list[Buffer]:
+        if not isinstance(self.spec.output, Code):
             return []
-        if self.spec.output == "table":
-            return [emit.parameter("table", "float32", table_shape(self.spec))]
-        return [emit.parameter(name, "float32", (lanes,)) for name in ("scale", "offset")]
+        shape = (self.spec.output.thresholds, self.spec.blocks * LANES)
+        return [emit.parameter("thresholds", "int32", shape)]
 
     def module(self) -> tvm.IRModule:
         """Write the loop over tasks."""
-        parameters = [self.data, self.weights, *self.constants, self.out]
+        parameters = [self.data, self.weights, *self.thresholds, self.out]
+        if self.real is not None:
+            parameters = [self.data, *self.real.inputs, self.weights, *self.real.constants, *self.real.outputs]
         return emit.module(parameters, lambda begin, end: [emit.loop("task", begin, end - begin, self._task)])
 
     def _task(self, task: Expr) -> list[Stmt]:
@@ -97,7 +99,7 @@ class Writer:
         rows = spec.batch * spec.out_height
         block, row = truncdiv(task, rows), truncmod(task, rows)
         place = _Place(block, truncdiv(row, spec.out_height), truncmod(row, spec.out_height))
-        statements = emit.allocate(self.sums)
+        statements = emit.allocate([*self.sums, *(self.real.registers if self.real else [])])
         for run in runs_of(spec):
             statements += self._run(place, run)
         return statements
@@ -187,28 +189,22 @@ class Writer:
         if isinstance(spec.output, Code):
             return self._codes(place, x, dot)
         statements = [emit.store(self.sums[pixel], dot, 0, lanes=LANES)]
-        if spec.output == "table":
-            return [*statements, self._look_up(place, x, pixel)]
+        if self.real is not None:
+            return statements + self._reals(self.real, place, x, pixel)
         # In two halves: the last block may hold 16 channels only.
         return statements + [self._half(place, x, pixel, half) for half in (0, 16)]
 
-    def _look_up(self, place: _Place, x: Expr, pixel: int) -> Stmt:
-        channels = smaller(emit.const(LANES), self.spec.out_channels - place.block * LANES)
-
-        def body(lane: Expr) -> list[Stmt]:
-            channel = place.block * LANES + lane
-            entry = emit.load(self.sums[pixel], lane) + self.spec.reach
-            result = emit.load(self.constants[0], channel, entry)
-            return [emit.store(self.out, result, place.n, place.y, x, channel)]
-
-        return emit.loop("lane", 0, channels, body)
+    def _reals(self, real: RealWriter, place: _Place, x: Expr, pixel: int) -> list[Stmt]:
+        at = Half(place.n, place.y, x, place.block)
+        sums = [emit.load(self.sums[pixel], half, lanes=16) for half in (0, 16)]
+        return real.finish(at, sums)
 
     def _codes(self, place: _Place, x: Expr, dot: Expr) -> list[Stmt]:
         code = self.spec.output
         assert isinstance(code, Code), "only codes have thresholds"
         reached = [
             emit.reinterpret(
-                "uint32", dot >= emit.load(self.constants[0], i, place.block * LANES, lanes=LANES)
+                "uint32", dot >= emit.load(self.thresholds[0], i, place.block * LANES, lanes=LANES)
             )
             for i in range(code.thresholds)
         ]
@@ -219,9 +215,6 @@ class Writer:
     def _half(self, place: _Place, x: Expr, pixel: int, half: int) -> Stmt:
         channel = place.block * LANES + half
         value = emit.load(self.sums[pixel], half, lanes=16)
-        if self.spec.output == "float32":
-            scale, offset = (emit.load(buffer, channel, lanes=16) for buffer in self.constants)
-            value = emit.llvm("llvm.fma", "float32x16", value.astype("float32x16"), scale, offset)
         store = emit.store(self.out, value, place.n, place.y, x, channel, lanes=16)
         if half == 0 or self.spec.stored_channels % LANES == 0:
             return store
@@ -239,17 +232,3 @@ class _Place:
 
 def _count(word: Expr) -> Expr:
     return popcount(word).astype(f"int32x{LANES}")
-
-
-# Planes of a code from the words of thresholds reached.
-_PLANES: dict[Code, Callable[[Sequence[Expr]], tuple[Expr, ...]]] = {
-    Code.BINARY: lambda reached: (reached[0],),
-    Code.TERNARY: lambda reached: (reached[1], ~(reached[0] ^ reached[1])),
-    Code.INT2: lambda reached: (reached[0] ^ reached[1] ^ reached[2], ~reached[1]),
-    Code.UINT2: lambda reached: (reached[0] ^ reached[1] ^ reached[2], reached[1]),
-}
-
-
-def planes_of(code: Code, reached: Sequence[Expr]) -> tuple[Expr, ...]:
-    """Return the planes of a code from words whose bits say which channels reach each threshold."""
-    return _PLANES[code](reached)

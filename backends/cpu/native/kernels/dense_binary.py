@@ -7,13 +7,14 @@ are read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .....compiler.backend import Verdict
 from . import conv_binary
 from .bits import Code, Integers
-from .conv_binary import Array, ConvBinarySpec, Floats, Output
+from .conv_binary import Array, ConvBinarySpec, Output
 
 if TYPE_CHECKING:
     import tvm
@@ -69,15 +70,13 @@ def pack(
     spec: DenseBinarySpec,
     weight: Integers,
     *,
-    thresholds: Integers | None = None,
-    scale: Floats | None = None,
-    offset: Floats | None = None,
-    table: Floats | None = None,
+    thresholds: Array | None = None,
+    constants: Sequence[Array] = (),
+    sign: Array | None = None,
 ) -> list[Array]:
     """Return the constants in the kernel's layout; `weight` is [OC, C], the rest as in `conv_binary.pack`."""
-    return conv_binary.pack(
-        spec.conv, weight[:, :, None, None], thresholds=thresholds, scale=scale, offset=offset, table=table
-    )
+    wide = weight[:, :, None, None]
+    return conv_binary.pack(spec.conv, wide, thresholds=thresholds, constants=constants, sign=sign)
 
 
 def build(spec: DenseBinarySpec, isa: Isa) -> tvm.IRModule:

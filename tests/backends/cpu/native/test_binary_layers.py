@@ -10,6 +10,7 @@ from pared.backends.cpu.native.kernels import binarize, conv_binary, dense_binar
 from pared.backends.cpu.native.kernels.bits import Code, pack
 from pared.backends.cpu.native.kernels.conv_binary import ConvBinarySpec, supports
 from pared.backends.cpu.native.kernels.dense_binary import DenseBinarySpec
+from pared.backends.cpu.native.kernels.real_end import RealEnd, RealOp
 
 PAIRS = (
     (Code.BINARY, Code.BINARY),
@@ -95,30 +96,63 @@ def test_sums_out_are_exact(spec, seed):
     np.testing.assert_array_equal(got[..., : spec.out_channels], dot)
 
 
-def test_float_out_is_a_fused_multiply_add_of_the_sum():
-    spec = ConvBinarySpec(2, 5, 6, 40, 17, (3, 3), pads=(1, 1, 1, 1), output="float32")
-    data, weight, dot = random_layer(spec, 3)
-    rng = np.random.default_rng(4)
-    scale, offset = (rng.standard_normal(17).astype(np.float32) for _ in range(2))
-    arrays = [pack(data, spec.data)[..., 0], *conv_binary.pack(spec, weight, scale=scale, offset=offset)]
+OPS = st.lists(
+    st.sampled_from(["mul", "add", "div", "affine64", "clip", "residual"]), min_size=1, max_size=5
+).map(lambda names: tuple(RealOp(name, *((-9.0, 11.5) if name == "clip" else ())) for name in names))
+
+
+def apply_ops(end, value, constants, residuals):
+    """What the operations give, each rounded as NumPy rounds it."""
+    constants, residuals = iter(constants), iter(residuals)
+    for op in end.ops:
+        if op.name == "affine64":
+            scale, shift = next(constants), next(constants)
+            value = (value.astype(np.float64) * scale + shift).astype(np.float32)
+        elif op.name == "clip":
+            value = np.clip(value, np.float32(op.low), np.float32(op.high))
+        elif op.name == "residual":
+            value = value + next(residuals)
+        else:
+            value = {"mul": np.multiply, "add": np.add, "div": np.divide}[op.name](value, next(constants))
+    return value
+
+
+def real_layer(spec, seed):
+    """Return the arrays that a kernel with a real output reads, and its result."""
+    rng, end = np.random.default_rng(seed), spec.output
+    data, weight, dot = random_layer(spec, seed)
+    constants = [rng.uniform(0.1, 3, spec.out_channels).astype(dtype) for dtype in end.constants]
+    residuals = [rng.standard_normal(dot.shape).astype(np.float32) * 9 for _ in range(end.residuals)]
+    real = apply_ops(end, dot.astype(np.float32), constants, residuals)
+    spare = [(0, 0)] * 3 + [(0, spec.stored_channels - spec.out_channels)]
+    words = pack(data, spec.data).reshape(*data.shape[:3], -1)
+    return [words, *(np.pad(r, spare) for r in residuals)], weight, constants, real
+
+
+@SLOW
+@given(convolutions(), OPS, st.integers(0, 2**16))
+def test_real_results_round_after_every_operation(spec, ops, seed):
+    spec = with_output(spec, RealEnd(ops))
+    inputs, weight, constants, want = real_layer(spec, seed)
+    arrays = [*inputs, *conv_binary.pack(spec, weight, constants=constants)]
     got = run_kernel(conv_binary.build(spec, isa()), arrays, spec.out_shape, "float32", spec.tasks())
-    # |dot| < 2^9, so the product is exact in float64; its sum rounds once there and once to float32.
-    exact = dot * scale.astype(np.float64) + offset
-    bound = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64) * 0.5 + np.spacing(np.abs(exact))
-    assert (np.abs(got[..., :17] - exact) <= bound).all()
+    np.testing.assert_array_equal(got[..., : spec.out_channels], want)
 
 
-def test_a_table_gives_any_function_of_the_sum():
-    spec = DenseBinarySpec(3, 45, 35, output="table")
-    rng = np.random.default_rng(5)
-    data, weight = (rng.choice([-1, 1], shape) for shape in ((3, 45), (35, 45)))
-    table = rng.standard_normal((35, 2 * 45 + 1)).astype(np.float32)
-    arrays = [pack(data, Code.BINARY)[None, None, ..., 0], *dense_binary.pack(spec, weight, table=table)]
-    conv = spec.conv
-    got = run_kernel(dense_binary.build(spec, isa()), arrays, conv.out_shape, "float32", spec.tasks())
-    dot = data @ weight.T
-    want = np.take_along_axis(table[None], (dot + 45)[..., None], axis=2)[..., 0]
-    np.testing.assert_array_equal(got[0, 0, :, :35], want)
+@SLOW
+@given(convolutions(), OPS, st.sampled_from(Code), st.booleans(), st.integers(0, 2**16))
+def test_bits_of_a_real_result_are_those_of_its_comparison(spec, ops, code, signed, seed):
+    spec = ConvBinarySpec(**{**vars(spec), "out_channels": 64, "output": RealEnd(ops, code, False, signed)})
+    inputs, weight, constants, real = real_layer(spec, seed)
+    rng = np.random.default_rng(seed)
+    picked = rng.choice(real.reshape(-1, 64), code.thresholds, axis=0)  # many ties
+    sign = rng.choice([-1, 1], 64) if signed else np.ones(64, int)
+    thresholds = np.sort(picked.T * sign[:, None].astype(np.float32), axis=1)
+    packed = conv_binary.pack(spec, weight, constants=constants, thresholds=thresholds, sign=sign)
+    arrays, shape = [*inputs, *packed], spec.bits_shape(code)
+    got = run_kernel(conv_binary.build(spec, isa()), arrays, shape, "uint32", spec.tasks())
+    want = pack(quantize(real * sign.astype(np.float32), thresholds, code), code)
+    np.testing.assert_array_equal(got, want.reshape(got.shape))
 
 
 @SLOW
@@ -180,7 +214,7 @@ def test_kernels_need_no_allocator_of_the_run_time():
         ({"pads": (3, 0, 0, 0)}, "reach beyond the kernel"),
         ({"weight": Code.INT2}, "encode both in two bits"),
         ({"channels": 2**27}, "sums reach"),
-        ({"channels": 2**14, "output": "table"}, "a table of"),
+        ({"channels": 2**21, "output": RealEnd((RealOp("mul"),))}, "float32 holds"),
     ],
 )
 def test_what_is_not_supported_is_refused_with_its_reason(changes, reason):

@@ -1,0 +1,133 @@
+"""Constant weights as sums of bases: small integers times one scale per output channel.
+
+Understood, in any nesting: quantizers of one and two bits, `DequantizeLinear` of small integers, `Sign`, plain
+floats with at most three values around zero per channel, products with constant scales, sums of such terms
+(several binary bases per layer), and transposes of all these.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ....compiler.ir.walk import int_attribute, ints_attribute, producer
+from ....compiler.ops.constants import constant_expression, constant_of
+from . import thresholds as th
+from .kernels.bits import Code
+from .layers_binary import Array, Base
+from .thresholds import CannotFold
+
+MOST_BASES = 8
+_CODES = (Code.BINARY, Code.TERNARY, Code.INT2, Code.UINT2)
+
+
+def bases_of(value: ir.Value | None, axis: int, data_scale: float) -> list[Base]:
+    """Return the bases whose sum is a constant weight, output channels first, in its own order of axes else.
+
+    Args:
+        value: the weight.
+        axis: of its output channels.
+        data_scale: what the data's integers are multiplied with; goes into the scales.
+
+    Raises:
+        CannotFold: it is no such constant.
+    """
+    terms = _terms(value)
+    if len(terms) > MOST_BASES:
+        raise CannotFold(f"weights with {len(terms)} bases, at most {MOST_BASES}")
+    return [_base(codes, scale, axis, data_scale) for codes, scale in terms]
+
+
+def _base(codes: Array, scale: Array, axis: int, data_scale: float) -> Base:
+    first = np.moveaxis(codes, axis, 0)
+    spread = np.moveaxis(np.broadcast_to(scale, codes.shape), axis, 0).reshape(len(first), -1)
+    if (spread != spread[:, :1]).any():
+        raise CannotFold("a weight's scale varies within an output channel")
+    wide = spread[:, 0].astype(np.float64) * data_scale
+    return Base(np.ascontiguousarray(first, np.int8), _code_of(codes), wide)
+
+
+def _code_of(codes: Array) -> Code:
+    found = np.unique(codes)
+    for code in _CODES:
+        if np.isin(found, code.values).all():
+            return code
+    raise CannotFold(f"weights of values {found[:8]}")
+
+
+_Term = tuple[Array, Array]  # integers, and a float32 scale that broadcasts to them
+
+
+def _terms(value: ir.Value | None) -> list[_Term]:
+    node = value.producer() if value is not None else None
+    if node is None or constant_of(value) is not None:
+        return [_plain(constant_of(value))]
+    if node.op_type == "Transpose":
+        perm = ints_attribute(node, "perm", tuple(reversed(range(_rank(node)))))
+        return [(c.transpose(perm), np.broadcast_to(s, c.shape).transpose(perm)) for c, s in _terms(node.inputs[0])]
+    if node.op_type == "Add":
+        return [*_terms(node.inputs[0]), *_terms(node.inputs[1])]
+    if node.op_type == "Mul":
+        return _scaled(node)
+    if node.op_type in th.QUANTIZERS and node.op_type != "Sign":
+        return [_quantized(node)]
+    if producer(value, "DequantizeLinear") is not None:
+        return [_dequantized(node)]
+    return [_plain(constant_expression(value) if node.op_type != "Sign" else _sign(node))]
+
+
+def _rank(node: ir.Node) -> int:
+    value = node.inputs[0]
+    if value is None or value.shape is None:
+        raise CannotFold(f"the input of {node.name!r} has no shape")
+    return len(value.shape)
+
+
+def _sign(node: ir.Node) -> Array | None:
+    data = constant_of(node.inputs[0])
+    return None if data is None else np.asarray(np.sign(data))
+
+
+def _scaled(node: ir.Node) -> list[_Term]:
+    """Return terms times a constant; the one with fewer elements is the scale."""
+    sizes = [int(np.prod([int(d) for d in v.shape])) if v and v.shape else 0 for v in node.inputs]
+    data, factor = node.inputs if sizes[0] >= sizes[1] else reversed(node.inputs)
+    scale = constant_expression(factor)
+    if scale is None:
+        raise CannotFold(f"node {node.name!r} multiplies weights with something that is not constant")
+    return [(c, np.asarray(s * scale.astype(np.float32))) for c, s in _terms(data)]
+
+
+def _quantized(node: ir.Node) -> _Term:
+    data, book = constant_of(node.inputs[0]), th.codebook_of(node)
+    parameters = [constant_expression(parameter) for parameter in node.inputs[1:]]
+    known = [array for array in parameters if array is not None]
+    if data is None or len(known) != len(parameters):
+        raise CannotFold(f"the weights of {node.name!r} are not constant")
+    return th.codes_of(th.RULES[node.op_type](node, data, known), book), np.float32([book.scale])
+
+
+def _dequantized(node: ir.Node) -> _Term:
+    q, scale = constant_of(node.inputs[0]), constant_expression(node.inputs[1])
+    zero = constant_expression(node.inputs[2]) if len(node.inputs) > 2 else None
+    if q is None or scale is None or (zero is None) != (len(node.inputs) < 3) or scale.ndim > 1:
+        raise CannotFold(f"the weights of {node.name!r} are not constant, or in blocks")
+    shape = [1] * q.ndim
+    if scale.size > 1:
+        shape[int_attribute(node, "axis", 1) % q.ndim] = scale.size
+    offset = 0 if zero is None else zero.astype(np.int64).reshape(shape if zero.size > 1 else [1] * q.ndim)
+    return np.asarray(q.astype(np.int64) - offset), scale.astype(np.float32).reshape(shape)
+
+
+def _plain(data: Array | None) -> _Term:
+    """Read floats whose magnitudes are 0 or one number per slice of some axis."""
+    if data is None or data.dtype != np.float32 or not data.ndim:
+        raise CannotFold("the weights are not constant floats")
+    sizes = np.abs(data)
+    for axis in (None, *range(data.ndim)):
+        others = None if axis is None else tuple(i for i in range(data.ndim) if i != axis)
+        scale = np.asarray(sizes.max(axis=others, keepdims=True))
+        if bool(((sizes == 0) | (sizes == scale)).all()):
+            return np.asarray(np.sign(data), np.int8), np.where(scale == 0, np.float32(1), scale)
+    raise CannotFold("weights of more than one magnitude per channel")
+
