@@ -49,6 +49,7 @@ PASSES: PassTable = {
     "balance": _pass("quantize.balance", "Balance"),
     "quantize": _pass("quantize.quantize", "Quantize"),
     "lowrank": _pass("lowrank.lowrank", "LowRank"),
+    "mpo": _pass("lowrank.mpo", "Mpo"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
     "prune": _pass("prune.prune", "Prune"),
 }

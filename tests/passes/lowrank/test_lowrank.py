@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lowrank_models import Floats, applied, model_of, outputs, random
 
-from pared.compiler.data import open_samples
 from pared.compiler.errors import PipelineError
-from pared.compiler.ir.export import signature_of
-from pared.compiler.ir.importer import import_model
-from pared.compiler.ir.shapes import infer_shapes
 from pared.compiler.ir.stats import count
-from pared.compiler.ir.verifier import verify_graph
-from pared.compiler.ort import make_session, run_session
-from pared.compiler.pass_api import Context, PassStats
+from pared.compiler.pass_api import Context
 from pared.passes.lowrank.lowrank import REPORT, LowRank
 from pared.passes.lowrank.methods import Weights, Window, dense, factor, methods_for
-
-Floats = npt.NDArray[np.floating]
 
 
 def conv_text(m: int, c: int, k: tuple[int, int], size: tuple[int, int], attributes: str = "") -> str:
@@ -32,19 +24,6 @@ def conv_text(m: int, c: int, k: tuple[int, int], size: tuple[int, int], attribu
         f'<ir_version: 10, opset_import: ["" : 21]> g (float[1,{c},{size[0]},{size[1]}] x)'
         f" => (float[1,{m},p,q] y) {{ y = Conv<{kernel}>(x, w, b) }}"
     )
-
-
-def model_of(text: str, **weights: Floats) -> ir.Model:
-    import onnx
-
-    proto = onnx.parser.parse_model(text)
-    for name, array in weights.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
-    return import_model(proto).model
-
-
-def random(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def mlp(rows: int = 64, inner: int = 48, rank: int | None = None) -> ir.Model:
@@ -56,21 +35,6 @@ def mlp(rows: int = 64, inner: int = 48, rank: int | None = None) -> ir.Model:
         " { y = Gemm<transB = 1>(x, w, b) }"
     )
     return model_of(text, w=w, b=random(rows, seed=2))
-
-
-def applied(
-    model: ir.Model, lowrank: LowRank, data: dict[str, Floats] | None = None
-) -> tuple[ir.Model, PassStats]:
-    samples = None if data is None else open_samples(data, signature_of(model), purpose="calibration")
-    after = model.clone()
-    stats = lowrank.apply(after, Context(calibration=samples))
-    infer_shapes(after)
-    verify_graph(after)
-    return after, stats
-
-
-def outputs(model: ir.Model, x: Floats) -> Floats:
-    return run_session(make_session(model), {"x": x.astype(np.float32)})["y"]
 
 
 @settings(deadline=None, max_examples=25)
