@@ -1,8 +1,9 @@
 """The pass `mpo`: matrix products as matrix product operators of two sites.
 
 With inputs and outputs split as k = k1 k2 and m = m1 m2,
-`W[(k1, k2), (m1, m2)] = sum_r A[k1, m1, r] B[r, k2, m2]` is a truncated SVD of W with its axes regrouped to [(k1, m1), (k2, m2)] (Oseledets 2011; Novikov et al., arXiv
-1509.06569; Gao et al., arXiv 1904.06194). Parameters fall to r (k1 m1 + k2 m2); multiplications fall less.
+`W[(k1, k2), (m1, m2)] = sum_r A[k1, m1, r] B[r, k2, m2]` is a truncated SVD of W with its axes regrouped to
+[(k1, m1), (k2, m2)] (Oseledets 2011; Novikov et al., arXiv 1509.06569; Gao et al., arXiv 1904.06194).
+Parameters fall to r (k1 m1 + k2 m2); multiplications fall less.
 """
 
 from __future__ import annotations
