@@ -2,8 +2,8 @@
 
 What decides an object is hashed into its key: the family, the spec, whether it works in place, the ISA, the
 versions of TVM, and the source of everything in `kernels/`. Equal keys give equal bytes, so that a cache
-changes the time of a compilation and nothing else. A cached object becomes code that is run: the folder is the
-user's alone, entries are replaced whole, and one whose checksum is wrong counts as absent.
+changes the time of a compilation and nothing else. A cached object becomes code that is run: the folder
+is the user's alone, entries are replaced whole, and one whose checksum is wrong counts as absent.
 """
 
 from __future__ import annotations
