@@ -22,7 +22,7 @@ from .kernels.after_f32 import After
 from .kernels.conv_f32 import ConvF32Spec
 from .kernels.depthwise_f32 import DepthwiseF32Spec
 from .kernels.elementwise_f32 import ElementwiseF32Spec, Kind, Op
-from .kernels.gemm_f32 import GemmF32Spec
+from .kernels.gemm_f32 import GemmF32Spec, Pixels
 from .kernels.pool_f32 import PoolF32Spec
 from .kernels.softmax_f32 import SoftmaxF32Spec
 from .kernels.window import Window, padded, padded_vector
@@ -55,7 +55,7 @@ def _layer(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, L.FloatLayer), "the table says so"
     x = layer.inputs[0]
     channels = layer.output.channels
-    if len(x.shape) == 2 or (layer.window == L.Window((1, 1)) and layer.group == 1):
+    if len(x.shape) == 2 or _pointwise(layer):
         _gemm(builder, layer)
     elif 1 < layer.group == x.channels == channels:
         _depthwise(builder, layer)
@@ -63,6 +63,14 @@ def _layer(builder: Builder, layer: L.Layer) -> None:
         _winograd(builder, layer, spec)
     else:
         _conv(builder, layer)
+
+
+def _pointwise(layer: L.FloatLayer) -> bool:
+    """Tell whether a layer is a matrix product over all or some of its pixels."""
+    window = layer.window
+    if window.kernel != (1, 1) or any(window.pads) or layer.group > 1:
+        return False
+    return window.strides == (1, 1) or gemm_f32.fits_stack(layer.inputs[0].channels)
 
 
 def _winograd_spec(builder: Builder, layer: L.FloatLayer) -> WinogradF32Spec | None:
@@ -135,11 +143,13 @@ def _gemm(builder: Builder, layer: L.FloatLayer) -> None:
     i = held.image
     weight = layer.weight[:, :, 0, 0].T
     flat = (i.channels, i.height, i.width) != layer.inputs[0].image[1:]
-    rows = i.batch if flat else i.batch * i.height * i.width
+    rows = i.batch if flat else i.batch * int(np.prod(layer.output.image[2:]))
+    apart = not flat and layer.window.strides != (1, 1)
+    pixels = Pixels(i.height, i.width, layer.window.strides) if apart else None
     depth = i.height * i.width * i.pitch if flat else i.channels
     second, in_place = _residual(builder, layer)
     epilogue = after(layer.low, layer.high, True, bool(second))
-    spec = GemmF32Spec(rows, depth, layer.output.channels, epilogue)
+    spec = GemmF32Spec(rows, depth, layer.output.channels, epilogue, pixels=pixels)
     fits(gemm_f32.supports(spec, builder.isa))
     made = builder.floats_for(layer.output)
     constants = builder.constants(

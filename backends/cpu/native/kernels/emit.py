@@ -95,6 +95,13 @@ def llvm(name: str, dtype: str, *arguments: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
 
 
+def prefetch(buffer: Buffer, index: Expr) -> Stmt:
+    """Return the statement that asks for the cache line of an element read later; any index will do."""
+    address = tirx.address_of(load(buffer, index))
+    reading, keep, of_data = const(0), const(3), const(1)
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, reading, keep, of_data))
+
+
 def module(parameters: Sequence[Buffer], body: Callable[[Var, Var], Sequence[Stmt]]) -> tvm.IRModule:
     """Return a module whose function `main` takes `parameters`, then int32 `begin` and `end`."""
     begin, end = Var("begin", "int32"), Var("end", "int32")

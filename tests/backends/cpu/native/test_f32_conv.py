@@ -14,7 +14,7 @@ from pared.backends.cpu.native.isa import host_isa, isa_of
 from pared.backends.cpu.native.kernels import conv_f32, gemm_f32
 from pared.backends.cpu.native.kernels.after_f32 import After
 from pared.backends.cpu.native.kernels.conv_f32 import ConvF32Spec
-from pared.backends.cpu.native.kernels.gemm_f32 import GemmF32Spec
+from pared.backends.cpu.native.kernels.gemm_f32 import GemmF32Spec, Pixels
 from pared.backends.cpu.native.kernels.window import Window
 from pared.targets import load_target
 
@@ -153,8 +153,20 @@ def test_few_rows_split_the_sum(rows: int, columns: int) -> None:
 @pytest.mark.parametrize("columns", [64, 256])
 def test_rows_of_a_page_are_copied(columns: int) -> None:
     spec = GemmF32Spec(30, 1024, columns)
-    assert spec.conflicts
+    assert spec.copies
     check_gemm(spec)
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (1, 3), (2, 1)])
+def test_a_pointwise_convolution_with_strides_is_a_product_of_some_pixels(strides: tuple[int, int]) -> None:
+    pixels = Pixels(7, 10, strides)
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((2, 20, 7, 10), np.float32), rng.standard_normal((20, 40), np.float32)
+    spec = GemmF32Spec(2 * pixels.taken, 20, 40, pixels=pixels)
+    arrays = [f.nhwc(x).reshape(-1, 32), *gemm_f32.pack(spec, w)]
+    got = f.run(gemm_f32, spec, arrays, spec.out_shape)[:, :40]
+    rows = x[:, :, :: strides[0], :: strides[1]].transpose(0, 2, 3, 1).reshape(-1, 20).astype(np.float64)
+    assert np.all(abs(got - rows @ w) <= f.dot_bound(20, abs(rows) @ abs(w)))
 
 
 def test_more_rows_than_one_task_end_in_a_shorter_one() -> None:
