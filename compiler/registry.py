@@ -52,6 +52,9 @@ PASSES: PassTable = {
     "mpo": _pass("lowrank.mpo", "Mpo"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
     "prune": _pass("prune.prune", "Prune"),
+    "reconstruct": _pass("prune.reconstruct", "Reconstruct"),
+    "bias-correct": _pass("prune.bias", "BiasCorrect"),
+    "renormalize": _pass("prune.renormalize", "Renormalize"),
 }
 
 # A macro is a name for a pipeline text; a test compares these with the orders that passes/canonicalize gives.

@@ -182,7 +182,7 @@ def collect(
 def _collect(
     model: ir.Model, chunk: Sequence[Weight], samples: Samples, ctx: Context, gram: bool
 ) -> list[tuple[Weight, Inputs]]:
-    probe, taps = _probe(model, [use for weight in chunk for use in weight.uses])
+    probe, taps = tapped(model, [use for weight in chunk for use in weight.uses])
     names = sorted({tap.value for tap in taps.values()})
     session = make_session(probe, extra_outputs=names)
     found = [(w, Inputs(w.view.groups, w.view.columns, gram)) for w in chunk]
@@ -218,20 +218,28 @@ def _chunks(weights: Sequence[Weight], gram: bool) -> Iterator[list[Weight]]:
         yield chunk
 
 
-def _probe(model: ir.Model, uses: Sequence[Use]) -> tuple[ir.Model, dict[Use, Tap]]:
+def tapped(model: ir.Model, uses: Sequence[Use]) -> tuple[ir.Model, dict[Use, Tap]]:
     """Return a copy that shows what the uses read on its main graph."""
     probe = model.clone()
     # Bodies are cloned in the same order, so the n-th node of the copy is the n-th node.
     twins = dict(zip(walk.all_nodes(model), walk.all_nodes(probe), strict=True))
+    read = [_read(probe, twins[use.node], use.port) for use in uses]
+    shown = show(probe, read)
+    return probe, {use: Tap(use, *place) for use, place in zip(uses, shown, strict=True)}
+
+
+def show(probe: ir.Model, values: Sequence[ir.Value]) -> list[tuple[str, int]]:
+    """Make values of any body visible on the main graph of `probe`, which is edited.
+
+    Returns:
+        Name on the main graph and number of axes that loops added in front, for each value.
+    """
     parents = parents_of(probe)
     shown: dict[ir.Value, tuple[str, int]] = {}
-    taps: dict[Use, Tap] = {}
-    for use in uses:
-        value = _read(probe, twins[use.node], use.port)
+    for value in values:
         if value not in shown:
             shown[value] = _shown(probe, value, parents)
-        taps[use] = Tap(use, *shown[value])
-    return probe, taps
+    return [shown[value] for value in values]
 
 
 def _read(probe: ir.Model, node: ir.Node, port: int) -> ir.Value:
