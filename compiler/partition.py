@@ -6,7 +6,7 @@ numbered in an order in which they can run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,7 @@ def partition(
         Placement(_name(node), node.op_type, place, verdict.reason)
         for node, place, verdict in zip(nodes, places, verdicts, strict=True)
     )
-    return Plan(tuple(_regions(model, nodes, places)), tuple(placements))
+    return Plan(tuple(group(model, nodes, places)), tuple(placements))
 
 
 def _verdict(node: ir.Node, backend: Backend, target: Target) -> Verdict:
@@ -108,8 +108,25 @@ def _verdict(node: ir.Node, backend: Backend, target: Target) -> Verdict:
     return Verdict.yes()
 
 
-def _regions(model: ir.Model, nodes: Sequence[ir.Node], places: Sequence[str]) -> Iterator[Region]:
+def needs(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield what a node depends on, including what its bodies take from the graphs around them."""
+    yield from (value for value in node.inputs if value is not None)
+    for graph in _bodies(node):
+        yield from graph.outputs
+        for inner in graph:
+            yield from needs(inner)
+
+
+def group(
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    places: Sequence[str],
+    needs: Callable[[ir.Node], Iterable[ir.Value]] = needs,
+) -> Iterator[Region]:
     """Group nodes by level and place.
+
+    `nodes` are in graph order, `places` say where each runs, `needs` what each depends on: values that are
+    neither inputs of the graph nor made by one of `nodes` do not flow.
 
     A node's level is that of what it depends on, plus one wherever the place changes. Along a path levels
     never fall, and within a level the place stays; so a path that leaves a group cannot come back to it.
@@ -117,11 +134,12 @@ def _regions(model: ir.Model, nodes: Sequence[ir.Node], places: Sequence[str]) -
     home: dict[ir.Value, tuple[int, str]] = {}
     groups: dict[tuple[int, str], list[ir.Node]] = {}
     for node, place in zip(nodes, places, strict=True):
-        before = [home[value] for value in _needs(node) if value in home]
+        before = [home[value] for value in needs(node) if value in home]
         key = max((level + (other != place) for level, other in before), default=0), place
         home.update(dict.fromkeys(node.outputs, key))
         groups.setdefault(key, []).append(node)
-    taken = {key: _taken(members, home, key, model) for key, members in groups.items()}
+    inputs = {*model.graph.inputs}
+    taken = {key: _taken(members, inputs, home, key, needs) for key, members in groups.items()}
     crossing = {value for values in taken.values() for value in values} | {*model.graph.outputs}
     for key in sorted(groups):
         made = [value for node in groups[key] for value in node.outputs if value in crossing]
@@ -130,23 +148,14 @@ def _regions(model: ir.Model, nodes: Sequence[ir.Node], places: Sequence[str]) -
 
 def _taken(
     members: Sequence[ir.Node],
+    inputs: Collection[ir.Value],
     home: Mapping[ir.Value, tuple[int, str]],
     key: tuple[int, str],
-    model: ir.Model,
+    needs: Callable[[ir.Node], Iterable[ir.Value]],
 ) -> list[ir.Value]:
     """Return the values that flow into a group, in the order of their first use; constants do not flow."""
-    inputs = {*model.graph.inputs}
-    values = dict.fromkeys(value for node in members for value in _needs(node))
+    values = dict.fromkeys(value for node in members for value in needs(node))
     return [value for value in values if value in inputs or home.get(value, key) != key]
-
-
-def _needs(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what a node depends on, including what its bodies take from the graphs around them."""
-    yield from (value for value in node.inputs if value is not None)
-    for graph in _bodies(node):
-        yield from graph.outputs
-        for inner in graph:
-            yield from _needs(inner)
 
 
 def _body_nodes(node: ir.Node) -> Iterator[ir.Node]:

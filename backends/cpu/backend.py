@@ -1,4 +1,7 @@
-"""The CPU backend: onnxruntime always, OpenVINO where it is installed, own machine code where TVM is."""
+"""The CPU backend: onnxruntime always, OpenVINO where it is installed, own machine code where TVM is.
+
+Engine `mixed` runs regions of a model in own machine code and the rest in onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...compiler.backend import Executable, Payload, Verdict
 from ...compiler.errors import TargetError, nearest
 from . import openvino_engine, ort_session
+from .mixed import engine as mixed_engine
 from .native import compile as native_compile
 from .native import engine as native_engine
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from ...compiler.pass_api import Context
     from ...compiler.target import Target
 
-ENGINES = ("ort", "openvino", "native")
+ENGINES = ("ort", "openvino", "native", "mixed")
 
 # Every imported model has at least this.
 _LOWEST_OPSET = 21
@@ -42,6 +46,7 @@ class CpuBackend:
             "ort": True,
             "openvino": openvino_engine.installed(),
             "native": native_compile.installed(),
+            "mixed": native_compile.installed(),
         }
         return [name for name in target.engines if here.get(name, False)]
 
@@ -51,7 +56,7 @@ class CpuBackend:
         Raises:
             TargetError: unknown engine, more weights than the target holds, no code for its instructions.
             MissingTool: the engine is not installed.
-            UnsupportedOp: `native` has no kernel for a node; says why.
+            UnsupportedOp: `native` has no kernel for a node, `mixed` no division worth it; says why.
             UnsupportedOp, InvalidGraph: onnxruntime cannot run a quantized model; others show it in `load`.
         """
         from . import ort_engine
@@ -61,6 +66,10 @@ class CpuBackend:
         ctx.check_cancelled()
         if engine == "native":
             return native_compile.lower(model, target, ctx)
+        if engine == "mixed":
+            from .mixed import lower as mixed_lower
+
+            return mixed_lower.lower(model, target, ctx)
         return ort_engine.lower(model) if engine == "ort" else openvino_engine.lower(model)
 
     def load(
@@ -79,6 +88,8 @@ class CpuBackend:
             return ort_session.load(folder, threads)
         if engine == "native":
             return native_engine.load(folder, options, threads)
+        if engine == "mixed":
+            return mixed_engine.load(folder, options, threads)
         return openvino_engine.load(folder, threads)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ....compiler.backend import Payload, Verdict
 from ....compiler.errors import MissingTool, TargetError, UnsupportedOp
-from .isa import isa_of
+from ....compiler.records import Json
+from .isa import Isa, isa_of
 from .link import compiler_for
 from .timing import Decisions, deciding
 
@@ -43,6 +46,29 @@ def lower(model: ir.Model, target: Target, ctx: Context) -> Payload:
         TargetError: `target-isa`: nothing can be generated for the target.
         UnsupportedOp: a node that no kernel takes, with the reason.
     """
+    from .. import ort_engine
+
+    isa = usable_isa(target)
+    with deciding(Decisions(isa, ctx.decisions)) as decisions:
+        built = build(model, isa)
+    options: dict[str, str | bool] = {"isa": isa.text, "batched": built.batched}
+    graph = ort_engine.lower(model)
+    report = json.dumps(built.report, indent=1) + "\n"
+    attachments = {**graph.attachments, REPORT: report, **decisions.attachments()}
+    files = {**graph.files, **built.files}
+    payload = Payload("native", files, options, attachments, decisions.timed(), decisions.notes())
+    # A large graph lies in a temporary folder that goes with its own payload.
+    weakref.finalize(payload, lambda kept: None, graph)
+    return payload
+
+
+def usable_isa(target: Target) -> Isa:
+    """Return what code for a target may use.
+
+    Raises:
+        MissingTool: the extra or a linker is not here.
+        TargetError: `target-isa`: nothing can be generated for the target.
+    """
     isa = isa_of(target)
     if isinstance(isa, Verdict):
         raise TargetError("target-isa", f"engine native: {isa.reason}", "use another engine")
@@ -51,27 +77,51 @@ def lower(model: ir.Model, target: Target, ctx: Context) -> Payload:
             "tvm-missing", "engine native needs the package apache-tvm", "pip install 'pared[tvm]'"
         )
     compiler_for(isa.arch)
-    from .. import ort_engine
+    return isa
+
+
+@dataclass(frozen=True)
+class Built:
+    """A compiled model or region.
+
+    Attributes:
+        files: library and header by name.
+        batched: the library computes one sample of a batch.
+        report: steps and memory.
+    """
+
+    files: Mapping[str, bytes]
+    batched: bool
+    report: Json
+
+
+def build(model: ir.Model, isa: Isa) -> Built:
+    """Compile a model; `model` is not edited.
+
+    Raises:
+        UnsupportedOp: a node that no kernel takes, with the reason.
+    """
     from . import codegen
-    from .lower import lower as lower_model
     from .planner import plan
 
-    with deciding(Decisions(isa, ctx.decisions)) as decisions:
-        program = lower_model(model, isa)
-        placed = plan(program)
-        batched = _has_batch(model)
-        if batched:
-            _check_per_sample(program, lower_model(model, isa, batch=2))
-        files = codegen.build(program, placed, isa)
-    options: dict[str, str | bool] = {"isa": " ".join([isa.arch, *isa.features]), "batched": batched}
-    graph = ort_engine.lower(model)
-    attachments = {**graph.attachments, REPORT: _report(program, placed), **decisions.attachments()}
-    payload = Payload(
-        "native", {**graph.files, **files}, options, attachments, decisions.timed(), decisions.notes()
-    )
-    # A large graph lies in a temporary folder that goes with its own payload.
-    weakref.finalize(payload, lambda kept: None, graph)
-    return payload
+    program, batched = make_program(model, isa)
+    placed = plan(program)
+    return Built(codegen.build(program, placed, isa), batched, _report(program, placed))
+
+
+def make_program(model: ir.Model, isa: Isa) -> tuple[Program, bool]:
+    """Lower a model without generating code; tell whether the program is that of one sample of a batch.
+
+    Raises:
+        UnsupportedOp: as `build`.
+    """
+    from .lower import lower as lower_model
+
+    program = lower_model(model, isa)
+    batched = _has_batch(model)
+    if batched:
+        _check_per_sample(program, lower_model(model, isa, batch=2))
+    return program, batched
 
 
 def _has_batch(model: ir.Model) -> bool:
@@ -113,13 +163,13 @@ def _check_per_sample(one: Program, two: Program) -> None:
         )
 
 
-def _report(program: Program, placed: Plan) -> str:
+def _report(program: Program, placed: Plan) -> Json:
     from .program import constant_bytes
 
-    memory = {
+    memory: dict[str, Json] = {
         "arena_bytes": placed.arena_bytes,
         "bound_bytes": placed.bound_bytes,
         "naive_bytes": placed.naive_bytes,
         "constant_bytes": constant_bytes(program),
     }
-    return json.dumps({"memory": memory, "steps": program.summary()}, indent=1) + "\n"
+    return {"memory": memory, "steps": program.summary()}

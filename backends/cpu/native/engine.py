@@ -207,13 +207,18 @@ def load(folder: Path, options: Mapping[str, object], threads: int | None) -> Na
     path = folder / LIBRARY
     if not path.is_file():
         raise ArtifactError("artifact-file-missing", f"{folder} has no {LIBRARY}", "compile it again")
-    arch, *features = str(options.get("isa", "")).split() or [""]
-    _check_cpu(folder, arch, features)
+    check_cpu(folder, options)
     batched = bool(options.get("batched", False))
-    return NativeExecutable(path, threads if threads is not None else _usable_cores(), batched)
+    return NativeExecutable(path, threads if threads is not None else usable_cores(), batched)
 
 
-def _check_cpu(folder: Path, arch: str, features: list[str]) -> None:
+def check_cpu(folder: Path, options: Mapping[str, object]) -> None:
+    """Refuse an artifact whose code uses what this CPU lacks; `options` are those of its engine.
+
+    Raises:
+        TargetError: `cpu-feature-missing`, naming what this CPU lacks.
+    """
+    arch, *features = str(options.get("isa", "")).split() or [""]
     machine = find_machine()
     have = {machine.arch, *machine.cpu_features}
     missing = [name for name in (arch, *features) if name not in have]
@@ -320,5 +325,6 @@ def _pointers(addresses: Sequence[int]) -> _Pointers:
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

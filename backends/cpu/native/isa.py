@@ -99,6 +99,11 @@ class Isa:
         attributes = [f"+{_LLVM.get(name, name)}" for name in self.features]
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": baseline, "mattr": attributes}
 
+    @property
+    def text(self) -> str:
+        """Return architecture and features, as an artifact states them."""
+        return " ".join([self.arch, *self.features])
+
     def has(self, *names: str) -> bool:
         """Tell whether all of `names` may be used."""
         return set(names) <= set(self.features)

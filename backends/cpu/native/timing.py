@@ -31,6 +31,7 @@ from .isa import Isa
 from .timing_cache import TimingCache, cache_folder
 
 Run = Callable[[], object]
+Clock = Callable[[], float]
 
 # An option must be faster than the one before it by this factor: noise must not decide.
 MARGIN = 1.02
@@ -87,11 +88,11 @@ class Decisions:
 
     def timed(self) -> tuple[TimedChoice, ...]:
         """Return every choice for which there are times."""
-        how = "median of interleaved rounds, CPU time, on this machine, perhaps in an earlier compilation"
+        how = "median of interleaved rounds on this machine, perhaps in an earlier compilation"
         return tuple(
             TimedChoice(
                 what,
-                {name: Metric("cpu_time", s * 1e6, "us", Origin.MEASURED, how) for name, s in times.items()},
+                {name: Metric("time", s * 1e6, "us", Origin.MEASURED, how) for name, s in times.items()},
                 self.made[what],
             )
             for what, times in self.times.items()
@@ -132,31 +133,40 @@ def measured(key: Key, make: Callable[[], float]) -> float:
     return known
 
 
-def fastest(key: Key, options: Mapping[str, Callable[[], Run]]) -> str:
-    """Return the name of the fastest option, timed on one thread; the first one where nothing may be timed.
+def fastest(
+    key: Key,
+    options: Mapping[str, Callable[[], Run]],
+    clock: Clock = time.process_time,
+    seconds: float = _SECONDS_PER_OPTION,
+) -> str:
+    """Return the name of the fastest option, or the first one where nothing may be timed.
 
     Args:
         key: what is chosen for.
         options: name -> function that makes everything ready and returns a run. Called only when timed.
+        clock: what the time is taken with, see `clock_for`.
+        seconds: how long each option is run, roughly.
     """
     current, first = _current.get(), next(iter(options))
     if current is None:
         return first
     recorded = current.made.get(key.text) or (current.recorded or {}).get(key.text, first)
     if key.text not in current.made and current.recorded is None and _runs_here(current.isa):
-        recorded = _timed(current, key, options)
+        recorded = _timed(current, key, options, clock, seconds)
     # An artifact of another version may name an option that is no more.
     current.made[key.text] = recorded if recorded in options else first
     return current.made[key.text]
 
 
-def _timed(current: Decisions, key: Key, options: Mapping[str, Callable[[], Run]]) -> str:
+def _timed(
+    current: Decisions, key: Key, options: Mapping[str, Callable[[], Run]], clock: Clock, length: float
+) -> str:
     names = {name: _full_key(Key(key.family, f"{key.spec} option {name}"), current.isa) for name in options}
     known = {name: current.cache.get(full) for name, full in names.items()}
     times = {name: value for name, value in known.items() if value is not None}
     if len(times) < len(options):
         # All of them again: only times of one load of the machine can be compared.
-        times = time_runs({name: ready() for name, ready in options.items()})
+        times = time_runs({name: ready() for name, ready in options.items()}, clock, length)
         for name, seconds in times.items():
             current.cache.put(names[name], seconds)
     current.times[key.text] = times
@@ -176,33 +186,43 @@ def pick(times: Mapping[str, float]) -> str:
     return best
 
 
-def time_runs(runs: Mapping[str, Run], seconds: float = _SECONDS_PER_OPTION) -> dict[str, float]:
-    """Return the seconds of CPU time that one run takes, by name: medians of interleaved rounds.
+def clock_for(threads: int) -> Clock:
+    """Return what to time with: CPU time on one thread, for a busy machine must not favour anything.
 
-    CPU time, for a busy machine must not favour anything. Each run gets about `seconds` in all.
+    The CPU time of several threads is that of their sum, so there it is wall time.
     """
-    repeats = {name: _repeats(run, seconds / _ROUNDS) for name, run in runs.items()}
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def time_runs(
+    runs: Mapping[str, Run], clock: Clock = time.process_time, seconds: float = _SECONDS_PER_OPTION
+) -> dict[str, float]:
+    """Return the seconds that one run takes, by name: medians of interleaved rounds.
+
+    Each run gets about `seconds` in all.
+    """
+    repeats = {name: _repeats(run, clock, seconds / _ROUNDS) for name, run in runs.items()}
     found: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(_ROUNDS):
         order = list(runs) if index % 2 == 0 else list(runs)[::-1]
         for name in order:
-            found[name].append(_turn(runs[name], repeats[name]))
+            found[name].append(_turn(runs[name], clock, repeats[name]))
     return {name: statistics.median(turns) for name, turns in found.items()}
 
 
-def _turn(run: Run, repeats: int) -> float:
+def _turn(run: Run, clock: Clock, repeats: int) -> float:
     run()  # brings code and data back to the caches
-    start = time.process_time()
+    start = clock()
     for _ in range(repeats):
         run()
-    return (time.process_time() - start) / repeats
+    return (clock() - start) / repeats
 
 
-def _repeats(run: Run, seconds: float) -> int:
+def _repeats(run: Run, clock: Clock, seconds: float) -> int:
     run()
-    start = time.process_time()
+    start = clock()
     run()
-    return max(1, min(10_000, round(seconds / max(time.process_time() - start, 1e-7))))
+    return max(1, min(10_000, round(seconds / max(clock() - start, 1e-7))))
 
 
 def _runs_here(isa: Isa) -> bool:
@@ -210,7 +230,7 @@ def _runs_here(isa: Isa) -> bool:
 
 
 def _full_key(key: Key, isa: Isa | None) -> str:
-    code = "" if isa is None else " ".join([isa.arch, *isa.features])
+    code = "" if isa is None else isa.text
     parts = (key.family, key.spec, code, *_circumstances())
     return f"{key.family} {hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}"
 
