@@ -17,7 +17,7 @@ from .kernels.average_formula import average_formula
 from .kernels.conv_int8 import ConvInt8Spec
 from .kernels.depthwise_int8 import DepthwiseInt8Spec
 from .kernels.gemm_int8 import GemmInt8Spec
-from .kernels.int8_tiles import NO_BORDER, Border, Image, is_small
+from .kernels.int8_tiles import NO_BORDER, Border, Image, is_small, registers_of
 from .kernels.pool_int8 import PoolInt8Spec
 from .kernels.winograd_int8 import WinogradInt8Spec
 from .place import Builder, Held, Unfit, fits
@@ -96,6 +96,7 @@ def _gemm(builder: Builder, layer: L.IntLayer, x: Held) -> None:
         layer.high,
         i.plane,
         is_small(layer.factor),
+        registers=registers_of(builder.isa),
     )
     fits(gemm_int8.supports(spec, builder.isa))
     made = builder.bytes_for(layer.output)
@@ -160,7 +161,7 @@ def _conv(builder: Builder, layer: L.IntLayer, x: Held) -> None:
     spec = ConvInt8Spec(
         x.image, made.image, window.kernel, window.strides, window.dilations, window.pads[:2], own.zero, low,
         high, layer.group, second.image if second else None, _formula(layer),
-        is_small(layer.factor),
+        is_small(layer.factor), registers_of(builder.isa),
     )  # fmt: skip
     fits(conv_int8.supports(spec, builder.isa))
     inputs = [held.buffer for held in (x, second) if held is not None]

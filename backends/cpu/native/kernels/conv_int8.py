@@ -29,7 +29,16 @@ import numpy.typing as npt
 
 from .....compiler.backend import Array, Verdict
 from .add_formula import AddFormula
-from .int8_tiles import SLACK_BYTES, Image, Tile, choose_tile, image, interleaved, is_small
+from .int8_tiles import (
+    REGISTERS,
+    SLACK_BYTES,
+    Image,
+    Tile,
+    choose_tile,
+    image,
+    interleaved,
+    is_small,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import tvm
@@ -57,6 +66,7 @@ class ConvInt8Spec:
         group: channels are computed as one group with zero weights in between.
         residual: the image that is added; same height, width and pitch as y, any border.
         add: how it is added; `zero`, `low`, `high` belong to the convolution, those of the sum are in `add`.
+        registers: vectors of 16 sums and weights that a tile may hold (`int8_tiles.registers_of`).
     """
 
     x: Image
@@ -72,6 +82,7 @@ class ConvInt8Spec:
     residual: Image | None = None
     add: AddFormula | None = None
     small: bool = False
+    registers: int = REGISTERS
 
     def tasks(self) -> int:
         """Return the number of tasks: rows of tiles, times groups of channels if the weights are large."""
@@ -93,6 +104,7 @@ class ConvInt8Spec:
         return ConvInt8Spec(
             flat[0], flat[1], (1, 1), zero=self.zero, low=self.low, high=self.high, group=self.group,
             residual=flat[2] if self.residual else None, add=self.add, small=self.small,
+            registers=self.registers,
         )  # fmt: skip
 
     @property
@@ -123,7 +135,7 @@ class ConvInt8Spec:
     def tile(self) -> Tile:
         """The register tile."""
         y = self.view.y
-        return choose_tile(y.height, y.width, self.vectors, self.steps)
+        return choose_tile(y.height, y.width, self.vectors, self.steps, self.registers)
 
     @property
     def channel_groups(self) -> int:

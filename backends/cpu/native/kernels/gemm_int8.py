@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .....compiler.backend import Array, Verdict
 from . import conv_int8
 from .conv_int8 import ConvInt8Spec
-from .int8_tiles import image, interleaved, is_small
+from .int8_tiles import REGISTERS, image, interleaved, is_small
 
 if TYPE_CHECKING:
     import tvm
@@ -47,6 +47,7 @@ class GemmInt8Spec:
         pitch: bytes from one row of x to the next; 0 for K rounded up to 16.
         real: limits of a float result `clip(float32(sum) * factor + offset)`, for few rows; y is float32
             then, and the constants end in `offset`, float32. None for bytes.
+        registers: vectors of 16 sums and weights that a tile may hold (`int8_tiles.registers_of`).
     """
 
     rows: int
@@ -58,6 +59,7 @@ class GemmInt8Spec:
     pitch: int = 0
     small: bool = False
     real: tuple[float, float] | None = None
+    registers: int = REGISTERS
 
     @property
     def x_pitch(self) -> int:
@@ -93,7 +95,10 @@ class GemmInt8Spec:
             return None
         x = image(self.rows, 1, 1, self.terms, pitch=self.x_pitch)
         y = image(self.rows, 1, 1, self.outputs)
-        return ConvInt8Spec(x, y, (1, 1), zero=self.zero, low=self.low, high=self.high, small=self.small)
+        return ConvInt8Spec(
+            x, y, (1, 1), zero=self.zero, low=self.low, high=self.high, small=self.small,
+            registers=self.registers,
+        )  # fmt: skip
 
     def tasks(self) -> int:
         """Return the number of tasks."""

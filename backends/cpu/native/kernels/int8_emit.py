@@ -3,7 +3,7 @@
 The dot instruction takes four bytes of activations (uint8, the same for all lanes) and four bytes of
 weights (int8) per lane of 16 int32 accumulators. TVM's own `VNNI_DOT_16x4_INTRIN` hands LLVM 22 operands of
 type <16 x i32>, which its verifier refuses; here they are reinterpreted as <64 x i8>. Without VNNI the same
-layout is multiplied lane by lane in int32, which is exact everywhere.
+layout is multiplied in other ways (`dot_int8.py`).
 
 Indices are 64-bit: with 32 bits LLVM sign-extends every address on its own.
 """
@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.tirx import Buffer, Stmt, Var
 
+from .dot_int8 import dot_lanes
 from .emit import llvm
 from .int8_tiles import Image, interleaved
 
@@ -116,17 +117,6 @@ def dot(isa: Isa, sums: Expr, bytes4: Expr, weights: Expr) -> Expr:
     `bytes4`: four uint8, the same for all lanes, as one int32. `weights`: int8x64.
     """
     return dot_lanes(isa, sums, tirx.reinterpret("uint8x64", tirx.Broadcast(bytes4, LANES)), weights)
-
-
-def dot_lanes(isa: Isa, sums: Expr, data: Expr, weights: Expr) -> Expr:
-    """Return `sums[l] + sum_q data[l, q] * weights[l, q]`; `data` uint8x64, `weights` int8x64."""
-    if isa.vnni:
-        return llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", sums, data, weights)
-    for q in range(QUAD):
-        lanes = [QUAD * lane + q for lane in range(LANES)]
-        left, right = (tirx.Cast("int32x16", shuffle([side], lanes)) for side in (data, weights))
-        sums = sums + left * right
-    return sums
 
 
 def rounded(isa: Isa, steps: Expr, lanes: int = LANES, small: bool = False) -> Expr:

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ..isa import Isa
 
 REGISTERS = 31
 SLACK_BYTES = 64
@@ -96,7 +100,15 @@ def is_small(factor: npt.NDArray[np.float32]) -> bool:
     return float(np.abs(factor).max(initial=0)) < 0.5
 
 
-def choose_tile(height: int, width: int, vectors: int, steps: int) -> Tile:
+def registers_of(isa: Isa) -> int:
+    """Return how many vectors of 16 int32 the registers hold, one less where data needs it."""
+    if isa.avx512:
+        return REGISTERS
+    # Sums and one vector of widened weights, in 16 registers of 32 bytes or 32 of 16.
+    return 6 if isa.arch == "x86_64" else 7
+
+
+def choose_tile(height: int, width: int, vectors: int, steps: int, registers: int = REGISTERS) -> Tile:
     """Return the tile with the least predicted time for `steps` dot steps per output.
 
     Per step: one cycle per dot, one load cycle per vector of weights and per broadcast; whichever is longer.
@@ -107,7 +119,7 @@ def choose_tile(height: int, width: int, vectors: int, steps: int) -> Tile:
         for columns in range(1, min(width, 28) + 1):
             for rows in range(1, min(height, 28) + 1):
                 pixels = rows * columns
-                if pixels * nv + nv + 1 > REGISTERS or (rows > 1 and columns < width):
+                if pixels * nv + nv + 1 > registers or (rows > 1 and columns < width):
                     continue
                 count = -(-height // rows) * -(-width // columns)
                 cycles = count * _tile_cycles(pixels, nv, vectors, steps)

@@ -11,7 +11,7 @@ from tvm.tirx import FloatImm, Select, Stmt
 
 from ..isa import Isa
 from . import emit
-from .int8_emit import dot_lanes
+from .dot_int8 import dot_lanes
 from .lowbit_gemv import LANES, MAX_ROWS, LowbitGemvSpec
 from .quantize_blocks import QuantizeBlocksSpec
 
