@@ -18,7 +18,10 @@ class Recipe(BaseModel):
         model: path of the ONNX file; None when the model came from memory.
         target: name of a target or path of a target file.
         precision: `int8`, `int8-dynamic`, `w<bits>`, `w<bits>a<bits>`; None keeps float.
-        pipeline: pipeline text; None derives it from `precision` and `opt_level`.
+        sparsity: share of weights to prune, 0..1; None prunes none unless a pattern is given.
+        prune_criterion: None: sparsegpt with calibration data, magnitude without.
+        prune_pattern: `2:4`, `16x1`, `shared32`, ...; None: unstructured.
+        pipeline: pipeline text; None derives it from what is asked above and `opt_level`.
         opt_level: 0..3 as in -O0..-O3.
         shapes: input name -> dimensions that replace symbolic ones.
         calibration: path of calibration data (.npz or a folder of .npy).
@@ -39,6 +42,9 @@ class Recipe(BaseModel):
     model: str | None = None
     target: str = "cpu"
     precision: str | None = None
+    sparsity: float | None = Field(default=None, ge=0, le=1)
+    prune_criterion: Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt"] | None = None
+    prune_pattern: str | None = None
     pipeline: str | None = None
     opt_level: int = Field(default=2, ge=0, le=3)
     shapes: dict[str, tuple[int | str, ...]] = Field(default_factory=dict)

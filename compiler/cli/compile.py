@@ -28,6 +28,9 @@ def compile_verb(
     calib_data: flags.CalibData = None,
     test_data: flags.TestData = None,
     precision: flags.Precision = None,
+    sparsity: flags.Sparsity = None,
+    prune_criterion: flags.PruneCriterion = None,
+    prune_pattern: flags.PrunePattern = None,
     exclude: flags.Exclude = None,
     max_drop: flags.MaxDrop = None,
     metric: flags.Metric = None,
@@ -55,6 +58,8 @@ def compile_verb(
 
     pared compile -m M.onnx --precision int8 --calib-data C.npz -o OUT
 
+    pared compile -m M.onnx --sparsity 0.5 --precision int8 --calib-data C.npz -o OUT
+
     pared compile -c recipe.yaml --dry-run
     """
     given: dict[str, object] = {
@@ -65,6 +70,9 @@ def compile_verb(
         "calibration": _absolute(calib_data),
         "test_data": _absolute(test_data),
         "precision": precision,
+        "sparsity": sparsity,
+        "prune_criterion": prune_criterion,
+        "prune_pattern": prune_pattern,
         "exclude": tuple(exclude) if exclude else None,
         "max_drop": max_drop,
         "metric": metric,
@@ -118,6 +126,10 @@ class CompileOutput:
     report: CompileReport
 
 
+# What the pipeline follows from when none is given.
+_DERIVING = {"precision", "opt_level", "sparsity", "prune_criterion", "prune_pattern"}
+
+
 def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
     """Return the recipe of `--config` with every given flag put over it.
 
@@ -133,7 +145,7 @@ def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
     if config is None:
         return Recipe.parse(flags, place="command line")
     base = Recipe.read(config)
-    if flags.keys() & {"precision", "opt_level"} and base.pipeline is not None:
+    if flags.keys() & _DERIVING and base.pipeline is not None:
         derived = resolved_pipeline(base.model_copy(update={"pipeline": None}))
         if resolved_pipeline(base) == derived:
             base = base.model_copy(update={"pipeline": None})
@@ -148,11 +160,13 @@ def resolved_pipeline(recipe: Recipe) -> str:
     """
     from .. import pipeline
     from ..driver.precision import default_pipeline, parse_precision
+    from ..driver.pruning import pruning_text
     from ..registry import MACROS, PASSES
 
     text = recipe.pipeline
+    pruning = pruning_text(recipe, has_calibration=recipe.calibration is not None)
     if text is None:
-        text = default_pipeline(parse_precision(recipe.precision), recipe.opt_level)
+        text = default_pipeline(parse_precision(recipe.precision), recipe.opt_level, pruning)
     return pipeline.print_pipeline(pipeline.parse_pipeline(text, PASSES, MACROS))
 
 

@@ -14,6 +14,7 @@ RECIPE = "Recipe and pipeline"
 DEBUG = "Looking inside"
 
 Fallback = Literal["error", "cpu"]
+Criterion = Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt"]
 
 Model = Annotated[
     Path | None,
@@ -40,6 +41,30 @@ Precision = Annotated[
         rich_help_panel=PRECISION,
     ),
 ]  # fmt: skip
+Sparsity = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0..1",
+        help="Share of weights to set to zero; with calibration data the others make up for them.",
+        rich_help_panel=PRECISION,
+    ),
+]
+PruneCriterion = Annotated[
+    Criterion | None,
+    typer.Option(
+        help="What makes a weight important; default sparsegpt with calibration data, else magnitude.",
+        rich_help_panel=PRECISION,
+    ),
+]
+PrunePattern = Annotated[
+    str | None,
+    typer.Option(
+        metavar="P",
+        help="2:4 and the like (N of M stay), 16x1 (blocks), shared32 (2:4 for 32 outputs at once); "
+        "default: single weights.",
+        rich_help_panel=PRECISION,
+    ),
+]
 CalibData = Annotated[
     Path | None,
     typer.Option(

@@ -43,6 +43,9 @@ def compile_model(
     calibration: Source | Samples | None = None,
     output: str | Path | None = None,
     *,
+    sparsity: float | None = None,
+    prune_criterion: str | None = None,
+    prune_pattern: str | None = None,
     pipeline: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     exclude: Sequence[str] = (),
@@ -66,7 +69,10 @@ def compile_model(
         precision: `int8`, `int8-dynamic`, `w8`, `w4a8`, ...; None keeps float.
         calibration: `.npz`, folder of `.npy`, mapping of arrays or iterable of dicts; first axis = samples.
         output: folder of the artifact; None writes to a new temporary folder.
-        pipeline: pipeline text instead of the one that `precision` and `opt_level` stand for.
+        sparsity: share of weights to set to zero, 0 to 1.
+        prune_criterion: `magnitude`, `wanda`, `wanda-dsnot` or `sparsegpt`.
+        prune_pattern: `2:4`, `16x1`, `shared32`, ...; None prunes single weights.
+        pipeline: pipeline text instead of the one that the options above and `opt_level` stand for.
         shapes: input name -> sizes that replace symbolic ones.
         exclude: node names or regular expressions that stay in float.
         seed: for every random choice.
@@ -91,6 +97,7 @@ def compile_model(
 
     raw: dict[str, object] = {
         "model": path(model), "target": target, "precision": precision, "pipeline": pipeline,
+        "sparsity": sparsity, "prune_criterion": prune_criterion, "prune_pattern": prune_pattern,
         "opt_level": opt_level, "shapes": {k: tuple(v) for k, v in (shapes or {}).items()},
         "calibration": path(calibration), "test_data": path(test_data), "metric": metric,
         "max_drop": max_drop, "exclude": tuple(exclude), "seed": seed, "force": force,

@@ -48,7 +48,8 @@ def build_variants(job: Job, manager: Manager) -> Variants:
     if split == len(job.passes):
         return Variants({FLOAT: exact.model}, exact.records, exact.attachments)
     lossy = _rest(exact, job.passes[split:], job.ctx, manager)
-    name = job.recipe.precision or "custom"
+    pruned = job.recipe.sparsity is not None or job.recipe.prune_pattern is not None
+    name = job.recipe.precision or ("sparse" if pruned else "custom")
     models = {FLOAT: exact.model} | ({name: lossy.model} if _changed(lossy) else {})
     return Variants(models, lossy.records, lossy.attachments)
 

@@ -1,4 +1,4 @@
-"""Repair without training brings outputs back to the original's and changes nothing where nothing is broken."""
+"""Repair without training brings outputs back to the original's; where nothing is broken nothing changes."""
 
 from __future__ import annotations
 
