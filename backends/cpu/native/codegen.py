@@ -29,6 +29,9 @@ PARALLEL_WORK = 500_000
 
 _SOURCES = ("pool.h", "pool.c")
 
+# The last output of a step of this family is a status: the run ends where it is not 0.
+CHECKED = "indices"
+
 # Only the interface is visible; kernels of two models in one process must not meet.
 _EXPORTS = "{ global: pared_*; local: *; };\n"
 
@@ -170,8 +173,11 @@ class _Build:
                 lines.append(f"    if (pool) pool_share(pool, step_{index}, m, {tasks});\n    else {alone}")
             else:
                 lines.append(f"    {alone}")
-        body = "\n".join(lines)
-        return f"static void run(pared_pool *pool, const pared_memory *m) {{\n    (void)pool;\n{body}\n}}\n"
+            if step.family == CHECKED:
+                status = self._pointer(step.outputs[-1])
+                lines.append(f"    if (*(const int32_t *)({status})) return PARED_INDEX;")
+        body = "\n".join([*lines, "    return PARED_OK;"])
+        return f"static int run(pared_pool *pool, const pared_memory *m) {{\n    (void)pool;\n{body}\n}}\n"
 
     def _work(self, step: Step) -> int:
         """Return multiplications or bytes touched, the larger: a core does about 50 of either per ns."""
@@ -221,9 +227,9 @@ int pared_run_on(pared_pool *pool, const void *const *in, void *const *out, void
     if (error) return error;
     pared_memory memory = {in, out, arena};
     if (pool && !pool_take(pool)) pool = 0;
-    run(pool, &memory);
+    error = run(pool, &memory);
     if (pool) pool_leave(pool);
-    return PARED_OK;
+    return error;
 }
 
 int pared_run(const void *const *in, void *const *out, void *arena) {

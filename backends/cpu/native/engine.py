@@ -28,6 +28,9 @@ VERSION = 1
 # Upper bound of workers: beyond it the pieces of a layer are too few to share.
 _MOST_THREADS = 64
 
+# pared_error of an index outside its table.
+_BAD_INDEX = 4
+
 # Up to this size an input or output is copied rather than addressed.
 _STAGED_BYTES = 16 << 10
 
@@ -306,6 +309,12 @@ def _staging(port: Port) -> Array | None:
 
 def _run(library: _Library, sources: _Pointers, sinks: _Pointers, arena: ctypes.c_void_p) -> None:
     error = library.run(library.pool, sources, sinks, arena)
+    if error == _BAD_INDEX:
+        raise DataError(
+            "index-out-of-range",
+            "an input of whole numbers counts rows of a table (Gather), and holds one that the table lacks",
+            "give indices from -n to n - 1 for a table of n rows",
+        )
     assert error == 0, f"pared_run_on: error {error}"
 
 

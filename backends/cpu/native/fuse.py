@@ -10,6 +10,7 @@ import numpy as np
 
 from . import layers as L
 from .fuse_binary import with_affine, with_bits, with_shortcut
+from .fuse_sequence import SEQUENCE_MERGES
 from .quantized import limits
 
 
@@ -136,4 +137,6 @@ def _shuffle(before: L.Layer, after: L.Layer) -> L.Layer | None:
     return None
 
 
-_RULES = (_with_add, _with_clip, _with_affine, _folded, _shuffle, with_shortcut, with_affine)
+_RULES = (
+    _with_add, _with_clip, _with_affine, _folded, _shuffle, with_shortcut, with_affine, *SEQUENCE_MERGES
+)  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .kernels.after_f32 import After
 from .kernels.elementwise_f32 import Op
-from .layers import Floats, Layer, Tensor
+from .layers import Floats, Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +84,11 @@ class Expand(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class Upscale(Layer):
-    """Every element `factors[axis]` times; costs a copy."""
+class Repeat(Layer):
+    """Every element `factors[axis]` times in a row, or, with `whole`, the axis over and over; costs a copy."""
 
     factors: tuple[int, ...]
+    whole: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +139,3 @@ class Resize(Layer):
 
     rows: tuple[tuple[int, int, float], ...]
     columns: tuple[tuple[int, int, float], ...]
-
-
-__all__ = [
-    "Chain", "Dense", "Expand", "Join", "MatMul", "Pad", "Reduce", "Resize", "Rows", "Slice", "Take", "Tensor",
-    "Upscale",
-]  # fmt: skip

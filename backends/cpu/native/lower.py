@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ....compiler.errors import UnsupportedOp
 from . import dense
 from . import layers as L
+from . import layers_sequence as S
 from .fuse import fuse
 from .isa import Isa
 from .kernels.concat import ConcatSpec
@@ -23,6 +24,7 @@ from .kernels.move import How, MoveSpec, Side
 from .lower_binary import BINARY_RULES
 from .lower_f32 import FLOAT_RULES
 from .lower_int8 import INT8_RULES, borders, pitches
+from .lower_sequence import SEQUENCE_RULES
 from .place import Builder, Unfit
 from .program import Program
 from .read import Reading, read
@@ -104,18 +106,14 @@ def _close(builder: Builder, outputs: Sequence[L.Tensor]) -> list[tuple[str, str
 
 def _stand_in(builder: Builder, layer: L.Layer) -> None:
     """Give a refused layer an output, so that only its own reason is reported."""
-    if layer.output.quant is not None:
-        builder.bytes_for(_flat(layer.output))
+    made = layer.output
+    if len(made.shape) not in (2, 4):
+        dtype = "float32" if made.quant is None else "uint8"
+        builder.where[made.name] = dense.dense_for(builder, made.name, made.shape, dtype)
+    elif made.quant is not None:
+        builder.bytes_for(made)
     else:
-        builder.floats_for(_flat(layer.output))
-    builder.where[layer.output.name] = builder.where.pop(layer.output.name)
-
-
-def _flat(tensor: L.Tensor) -> L.Tensor:
-    """Return the tensor, as a vector where its rank fits no layout."""
-    if len(tensor.shape) in (2, 4):
-        return tensor
-    return L.Tensor(tensor.name, (1, 1), tensor.quant)
+        builder.floats_for(made)
 
 
 def _rule(layer: L.Layer) -> LayerRule:
@@ -140,7 +138,8 @@ def _convert(builder: Builder, layer: L.Layer) -> None:
     """Quantize, dequantize or requantize, from whatever layout the tensor has."""
     source, target = layer.inputs[0], layer.output
     if len(source.shape) not in (2, 4):
-        raise Unfit(f"a tensor of {len(source.shape)} axes; the layouts have 2 and 4")
+        SEQUENCE_RULES[S.Chain](builder, S.Chain((source,), target, layer.covers, ()))
+        return
     where = builder.held(source) if source.quant is not None else builder.where[source.name]
     how = "quantize" if source.quant is None else "requantize" if target.quant is not None else "dequantize"
     n, c, h, w = source.image
@@ -213,4 +212,5 @@ RULES: Mapping[tuple[type[L.Layer], bool], LayerRule] = {
     (L.Transpose, True): _transpose,
     **{(kind, True): rule for kind, rule in INT8_RULES.items()},
     **{(kind, False): rule for kind, rule in FLOAT_RULES.items()},
+    **{(kind, quantized): rule for kind, rule in SEQUENCE_RULES.items() for quantized in (False, True)},
 }

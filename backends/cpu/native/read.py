@@ -18,12 +18,30 @@ from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
 from .quantized import array_of, quant_of
+from .read_binary import with_bits
+from .read_chain import FORMULAS, chain, either
+from .read_moves import (
+    cast,
+    depth_to_space,
+    expand,
+    gather,
+    join,
+    marked,
+    pad,
+    resize,
+    slice_,
+    space_to_depth,
+    split,
+    tile,
+)
+from .read_norms import layer_norm, lp_norm, reduce, softmax, square
 from .read_products import conv, gemm, matmul
 from .reader import (
     Reader,
     Refused,
     Rule,
     Tail,
+    any_tensor,
     clip_of,
     clipped,
     covers,
@@ -32,7 +50,6 @@ from .reader import (
     shape_of,
     tensor_of,
 )
-from .read_binary import with_bits
 from .windows import window_of
 
 
@@ -214,27 +231,15 @@ def _lrn(reader: Reader, node: ir.Node) -> None:
     reader.emit(L.Lrn((x,), output, covers(node), size, alpha, beta, bias), node.outputs[0])
 
 
-def _any_tensor(reader: Reader, node: ir.Node) -> tuple[L.Tensor, Tail]:
-    """Return what an operator that only moves data reads and ends with, quantized where both ends agree."""
-    value = input_of(node, 0)
-    tensor = reader.tensors.get(value)
-    if tensor is not None and tensor.quant is not None:
-        return tensor, Tail(node.outputs[0], quant=tensor.quant)
-    x, tail = reader.quantized(value), quantized_tail(node.outputs[0])
-    if x is not None and tail is not None and tail.quant == x.quant and not _clips(tail):
-        return x, tail
-    return reader.real(value, node), Tail(node.outputs[0])
-
-
 def _reshape(reader: Reader, node: ir.Node) -> None:
-    x, tail = _any_tensor(reader, node)
+    x, tail = any_tensor(reader, node)
     reader.take(*tail.nodes)
     output = tensor_of(tail.value, node, tail.quant)
     reader.emit(L.Reshape((x,), output, covers(node, *tail.nodes)), tail.value)
 
 
 def _transpose(reader: Reader, node: ir.Node) -> None:
-    x, tail = _any_tensor(reader, node)
+    x, tail = any_tensor(reader, node)
     reader.take(*tail.nodes)
     perm = ints_attribute(node, "perm", tuple(reversed(range(len(x.shape)))))
     reader.emit(
@@ -268,31 +273,54 @@ def _dequantize(reader: Reader, node: ir.Node) -> None:
 
 
 RULES: Mapping[str, Rule] = {
-    "Add": _add,
+    **dict.fromkeys(FORMULAS, chain),
+    "Add": either(_add, chain),
     "AveragePool": _pool,
     "BatchNormalization": _batchnorm,
-    "Clip": _clip,
-    "Concat": _concat,
+    "Cast": cast,
+    "Clip": either(_clip, chain),
+    "Concat": either(_concat, join),
     "Conv": conv,
+    "DepthToSpace": depth_to_space,
     "DequantizeLinear": _dequantize,
-    "Dropout": _reshape,
-    "Flatten": _reshape,
+    "Dropout": marked(_reshape),
+    "Expand": expand,
+    "Flatten": marked(_reshape),
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
-    "Identity": _reshape,
+    "Identity": marked(_reshape),
     "LRN": _lrn,
+    "LayerNormalization": layer_norm,
+    "LogSoftmax": softmax,
+    "LpNormalization": lp_norm,
     "MatMul": matmul,
     "MaxPool": _pool,
-    "Mul": _affine,
+    "Mul": either(_affine, square),
+    "Pad": pad,
+    "Pow": square,
     "QuantizeLinear": _quantize,
-    "ReduceMean": _reduce_mean,
-    "Relu": _clip,
-    "Reshape": _reshape,
-    "Softmax": _softmax,
-    "Squeeze": _reshape,
-    "Sub": _affine,
-    "Sum": _add,
-    "Transpose": _transpose,
-    "Unsqueeze": _reshape,
+    "RMSNormalization": layer_norm,
+    "ReduceL1": reduce,
+    "ReduceL2": reduce,
+    "ReduceMax": reduce,
+    "ReduceMean": either(_reduce_mean, reduce),
+    "ReduceMin": reduce,
+    "ReduceProd": reduce,
+    "ReduceSum": reduce,
+    "ReduceSumSquare": reduce,
+    "Relu": either(_clip, chain),
+    "Reshape": marked(_reshape),
+    "Resize": resize,
+    "Slice": slice_,
+    "Softmax": either(_softmax, softmax),
+    "SpaceToDepth": space_to_depth,
+    "Split": split,
+    "Squeeze": marked(_reshape),
+    "Sub": either(_affine, chain),
+    "Sum": either(_add, chain),
+    "Tile": tile,
+    "Transpose": marked(_transpose),
+    "Unsqueeze": marked(_reshape),
 }

@@ -268,3 +268,22 @@ def dtype_of(value: ir.Value) -> str:
     if value.dtype is None or value.dtype in (ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8):
         return "float32"
     return value.dtype.name.lower()
+
+
+def any_tensor(reader: Reader, node: ir.Node) -> tuple[L.Tensor, Tail]:
+    """Return what an operator that only moves data reads and ends with, quantized where both ends agree."""
+    value = input_of(node, 0)
+    tensor = reader.tensors.get(value)
+    if tensor is not None and tensor.quant is None and tensor.dtype != "float32":
+        return tensor, Tail(node.outputs[0])
+    if tensor is not None and tensor.quant is not None:
+        return tensor, Tail(node.outputs[0], quant=tensor.quant)
+    x, tail = reader.quantized(value), quantized_tail(node.outputs[0])
+    if (
+        x is not None
+        and tail is not None
+        and tail.quant == x.quant
+        and not (tail.low != -np.inf or tail.high != np.inf)
+    ):
+        return x, tail
+    return reader.real(value, node), Tail(node.outputs[0])

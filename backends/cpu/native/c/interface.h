@@ -15,6 +15,7 @@ enum pared_error {
     PARED_NULL = 1,          /* a pointer is null */
     PARED_ARENA_ALIGN = 2,   /* the arena does not start on a 64-byte border */
     PARED_NO_MEMORY = 3,     /* a pool could not be made */
+    PARED_INDEX = 4,         /* an input holds an index outside the table that it counts */
 };
 
 typedef struct {

@@ -32,6 +32,7 @@ class TakeF32Spec:
     Attributes:
         before, count, behind: sizes of the axes in front of the gathered one, of the indices, and behind.
         data, output: strides of the axes in front, of the gathered one, of those behind.
+        numbers_first: the parameters are indices, data, out: inputs come before constants.
     """
 
     before: tuple[int, ...]
@@ -39,6 +40,7 @@ class TakeF32Spec:
     behind: tuple[int, ...]
     data: Operand
     output: Operand
+    numbers_first: bool = False
 
     def tasks(self) -> int:
         """Length of the parallel loop: the indices."""
@@ -87,4 +89,5 @@ def build(spec: TakeF32Spec, isa: Isa) -> tvm.IRModule:
 
         return nest((*spec.before, *spec.behind[:-1]), line)
 
-    return emit.module([data, indices, out], lambda begin, end: [tasks(begin, end, task)])
+    given = [indices, data] if spec.numbers_first else [data, indices]
+    return emit.module([*given, out], lambda begin, end: [tasks(begin, end, task)])
