@@ -35,7 +35,7 @@ class Base:
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """Thresholds [M, levels - 1] of sums or of float32 values; in channels that `falls` the value is negated."""
+    """Thresholds [M, levels - 1] of sums or of float32 values, negated in channels that fall."""
 
     thresholds: Array
     falls: npt.NDArray[np.bool_]

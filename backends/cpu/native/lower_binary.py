@@ -12,7 +12,7 @@ from . import layers as L
 from . import layers_binary as B
 from .kernels import binarize, conv_binary, dense_binary, pool_binary, unpack_bits
 from .kernels.binarize import BinarizeSpec
-from .kernels.bits import words_of
+from .kernels.bits import Integers, words_of
 from .kernels.conv_binary import ConvBinarySpec, Output
 from .kernels.dense_binary import DenseBinarySpec
 from .kernels.int8_tiles import NO_BORDER, Image
@@ -127,7 +127,7 @@ def _family(spec: ConvBinarySpec | DenseBinarySpec) -> str:
 
 def _pack(
     spec: ConvBinarySpec | DenseBinarySpec,
-    codes: Array,
+    codes: Integers,
     thresholds: Array | None = None,
     constants: Sequence[Array] = (),
     sign: Array | None = None,
@@ -155,7 +155,7 @@ def _sums(builder: Builder, layer: L.Layer) -> None:
 
 def _fits(builder: Builder, spec: ConvBinarySpec | DenseBinarySpec) -> None:
     family = dense_binary if isinstance(spec, DenseBinarySpec) else conv_binary
-    fits(family.supports(spec, builder.isa))  # type: ignore[arg-type]
+    fits(family.supports(spec, builder.isa))
 
 
 def _reals(builder: Builder, layer: L.Layer) -> None:

@@ -1,9 +1,9 @@
-"""Rules for what works on one- and two-bit values; each says False where it does not apply, and the rule of
-`read.py` for real numbers is tried, for which bits are unpacked.
+"""Rules for what works on values of one and two bits.
 
-A product of bits looks ahead: operators up to a quantizer become thresholds of its integer sum; without one,
-operators per channel become operations on the sum, which is then a real number. A quantizer anywhere else,
-with the monotone operators before it, becomes thresholds of float32 or uint8 values.
+Each says False where it does not apply; the rule of `read.py` for real numbers is tried then, for which bits
+are unpacked. A product of bits looks ahead: operators up to a quantizer become thresholds of its integer sum;
+without one, operators per channel become operations on the sum, which is then a real number. A quantizer
+anywhere else, with the monotone operators before it, becomes thresholds of float32 or uint8 values.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_user
@@ -95,7 +96,9 @@ def _codes(nodes: Sequence[ir.Node], reals: th.Array, book: Codebook, shape: tup
     return th.codes_of(th.evaluate_chain(nodes, reals, shape[1], len(shape)), book)
 
 
-def _fold_bytes(nodes: Sequence[ir.Node], book: Codebook, quant: L.Quant, shape: tuple[int, ...]) -> th.Folded:
+def _fold_bytes(
+    nodes: Sequence[ir.Node], book: Codebook, quant: L.Quant, shape: tuple[int, ...]
+) -> th.Folded:
     """Return thresholds of the byte behind a DequantizeLinear."""
     q = np.arange(256)
     reals = (q - quant.zero).astype(np.float32) * np.float32(quant.scale)
@@ -126,7 +129,7 @@ class _Product:
     x: L.Tensor
     book: Codebook
     bases: tuple[B.Base, ...]
-    bias: th.Array | None
+    bias: npt.NDArray[np.float64] | None
     window: L.Window
 
     @property
@@ -174,7 +177,7 @@ def _is_plain(node: ir.Node) -> bool:
     return node.op_type == "MatMul" or (factors == [1.0, 1.0] and not int_attribute(node, "transA", 0))
 
 
-def _bias(node: ir.Node, base: B.Base) -> th.Array | None:
+def _bias(node: ir.Node, base: B.Base) -> npt.NDArray[np.float64] | None:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         return None
@@ -273,7 +276,9 @@ def _step(node: ir.Node, channels: int) -> list[B.Step] | None:
     limits = clip_of(node)
     if limits is not None:
         return [B.Step(RealOp("clip", *limits))]
-    index = th.data_index(node) if node.op_type in ("Add", "BatchNormalization", "Div", "Mul", "Sub") else None
+    index = (
+        th.data_index(node) if node.op_type in ("Add", "BatchNormalization", "Div", "Mul", "Sub") else None
+    )
     if index is None:
         return None
     arrays = [constant_expression(value) for i, value in enumerate(node.inputs) if i != index]
@@ -314,9 +319,10 @@ def pool(reader: Reader, node: ir.Node) -> bool:
     x = reader.bits.get(node.inputs[0]) if node.inputs[0] is not None else None
     if x is None or x.book is None or len(x.shape) != 4 or len(node.outputs) > 1:
         return False
-    size = x.shape[2:]
-    kernel = (size[0], size[1]) if node.op_type == "GlobalMaxPool" else ints_attribute(node, "kernel_shape")
-    window = L.Window((size[0], size[1])) if node.op_type == "GlobalMaxPool" else window_of(node, kernel, size)
+    size = (x.shape[2], x.shape[3])
+    window = L.Window(size)
+    if node.op_type == "MaxPool":
+        window = window_of(node, ints_attribute(node, "kernel_shape"), size)
     extents = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
     if window.dilations != (1, 1) or any(pad >= extents[i % 2] for i, pad in enumerate(window.pads)):
         return False

@@ -1,20 +1,23 @@
 """Constant weights as sums of bases: small integers times one scale per output channel.
 
-Understood, in any nesting: quantizers of one and two bits, `DequantizeLinear` of small integers, `Sign`, plain
-floats with at most three values around zero per channel, products with constant scales, sums of such terms
-(several binary bases per layer), and transposes of all these.
+Understood, in any nesting: quantizers of one and two bits, `DequantizeLinear` of small integers, `Sign`,
+plain floats with at most three values around zero per channel, products with constant scales, sums of such
+terms (several binary bases per layer), and transposes of all these.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from ....compiler.ir.walk import int_attribute, ints_attribute, producer
+from ....compiler.ir.walk import int_attribute, ints_attribute, producer, static_shape
 from ....compiler.ops.constants import constant_expression, constant_of
 from . import thresholds as th
 from .kernels.bits import Code
-from .layers_binary import Array, Base
+from .layers_binary import Base
 from .thresholds import CannotFold
 
 MOST_BASES = 8
@@ -38,7 +41,7 @@ def bases_of(value: ir.Value | None, axis: int, data_scale: float) -> list[Base]
     return [_base(codes, scale, axis, data_scale) for codes, scale in terms]
 
 
-def _base(codes: Array, scale: Array, axis: int, data_scale: float) -> Base:
+def _base(codes: _Numbers, scale: _Numbers, axis: int, data_scale: float) -> Base:
     first = np.moveaxis(codes, axis, 0)
     spread = np.moveaxis(np.broadcast_to(scale, codes.shape), axis, 0).reshape(len(first), -1)
     if (spread != spread[:, :1]).any():
@@ -47,7 +50,7 @@ def _base(codes: Array, scale: Array, axis: int, data_scale: float) -> Base:
     return Base(np.ascontiguousarray(first, np.int8), _code_of(codes), wide)
 
 
-def _code_of(codes: Array) -> Code:
+def _code_of(codes: _Numbers) -> Code:
     found = np.unique(codes)
     for code in _CODES:
         if np.isin(found, code.values).all():
@@ -55,7 +58,8 @@ def _code_of(codes: Array) -> Code:
     raise CannotFold(f"weights of values {found[:8]}")
 
 
-_Term = tuple[Array, Array]  # integers, and a float32 scale that broadcasts to them
+_Numbers = npt.NDArray[np.number]
+_Term = tuple[_Numbers, _Numbers]  # integers, and a float32 scale that broadcasts to them
 
 
 def _terms(value: ir.Value | None) -> list[_Term]:
@@ -64,7 +68,10 @@ def _terms(value: ir.Value | None) -> list[_Term]:
         return [_plain(constant_of(value))]
     if node.op_type == "Transpose":
         perm = ints_attribute(node, "perm", tuple(reversed(range(_rank(node)))))
-        return [(c.transpose(perm), np.broadcast_to(s, c.shape).transpose(perm)) for c, s in _terms(node.inputs[0])]
+        return [
+            (c.transpose(perm), np.broadcast_to(s, c.shape).transpose(perm))
+            for c, s in _terms(node.inputs[0])
+        ]
     if node.op_type == "Add":
         return [*_terms(node.inputs[0]), *_terms(node.inputs[1])]
     if node.op_type == "Mul":
@@ -83,14 +90,14 @@ def _rank(node: ir.Node) -> int:
     return len(value.shape)
 
 
-def _sign(node: ir.Node) -> Array | None:
+def _sign(node: ir.Node) -> _Numbers | None:
     data = constant_of(node.inputs[0])
     return None if data is None else np.asarray(np.sign(data))
 
 
 def _scaled(node: ir.Node) -> list[_Term]:
     """Return terms times a constant; the one with fewer elements is the scale."""
-    sizes = [int(np.prod([int(d) for d in v.shape])) if v and v.shape else 0 for v in node.inputs]
+    sizes = [math.prod(static_shape(value) or ()) for value in node.inputs]
     data, factor = node.inputs if sizes[0] >= sizes[1] else reversed(node.inputs)
     scale = constant_expression(factor)
     if scale is None:
@@ -104,7 +111,7 @@ def _quantized(node: ir.Node) -> _Term:
     known = [array for array in parameters if array is not None]
     if data is None or len(known) != len(parameters):
         raise CannotFold(f"the weights of {node.name!r} are not constant")
-    return th.codes_of(th.RULES[node.op_type](node, data, known), book), np.float32([book.scale])
+    return th.codes_of(th.RULES[node.op_type](node, data, known), book), np.array([book.scale], np.float32)
 
 
 def _dequantized(node: ir.Node) -> _Term:
@@ -119,7 +126,7 @@ def _dequantized(node: ir.Node) -> _Term:
     return np.asarray(q.astype(np.int64) - offset), scale.astype(np.float32).reshape(shape)
 
 
-def _plain(data: Array | None) -> _Term:
+def _plain(data: _Numbers | None) -> _Term:
     """Read floats whose magnitudes are 0 or one number per slice of some axis."""
     if data is None or data.dtype != np.float32 or not data.ndim:
         raise CannotFold("the weights are not constant floats")
@@ -130,4 +137,3 @@ def _plain(data: Array | None) -> _Term:
         if bool(((sizes == 0) | (sizes == scale)).all()):
             return np.asarray(np.sign(data), np.int8), np.where(scale == 0, np.float32(1), scale)
     raise CannotFold("weights of more than one magnitude per channel")
-

@@ -91,7 +91,13 @@ class Writer:
         """Write the loop over tasks."""
         parameters = [self.data, self.weights, *self.thresholds, self.out]
         if self.real is not None:
-            parameters = [self.data, *self.real.inputs, self.weights, *self.real.constants, *self.real.outputs]
+            parameters = [
+                self.data,
+                *self.real.inputs,
+                self.weights,
+                *self.real.constants,
+                *self.real.outputs,
+            ]
         return emit.module(parameters, lambda begin, end: [emit.loop("task", begin, end - begin, self._task)])
 
     def _task(self, task: Expr) -> list[Stmt]:

@@ -4,7 +4,8 @@ Layouts: data [N, H, W, words * planes], out [N, OH, OW, words * planes] uint32 
 
 Two planes `high` and `low`: the high bit of the larger of two values is h1 | h2; its low bit is that of the
 one whose high bit is set, or l1 | l2 where the high bits are equal. Of ternary values the larger is +1 where
-one is, and 0 where one is 0 and none is +1. Taps in the padding are left out. One task is one output row; words are scalars, a pixel has at most a few of them.
+one is, and 0 where one is 0 and none is +1. Taps in the padding are left out. One task is one output row;
+words are scalars, a pixel has at most a few of them.
 """
 
 from __future__ import annotations
@@ -60,8 +61,13 @@ def supports(spec: PoolBinarySpec, isa: Isa) -> Verdict:
     if reason := spec.window.refusal():
         return Verdict.no(reason)
     extents = [(k - 1) * d + 1 for k, d in zip(spec.window.kernel, spec.window.dilations, strict=True)]
-    if any(pad >= extents[i % 2] for i, pad in enumerate(spec.window.pads)) or spec.window.dilations != (1, 1):
-        return Verdict.no(f"pads {spec.window.pads} and dilations {spec.window.dilations} leave windows empty")
+    if any(pad >= extents[i % 2] for i, pad in enumerate(spec.window.pads)) or spec.window.dilations != (
+        1,
+        1,
+    ):
+        return Verdict.no(
+            f"pads {spec.window.pads} and dilations {spec.window.dilations} leave windows empty"
+        )
     return Verdict.yes()
 
 
@@ -74,7 +80,9 @@ def build(spec: PoolBinarySpec, isa: Isa) -> tvm.IRModule:
     window, planes = spec.window, spec.code.planes
     shape = (window.batch, window.height, window.width, spec.words)
     data, out = emit.parameter("data", "uint32", shape), emit.parameter("out", "uint32", spec.out_shape)
-    best, next_ = ([emit.register(f"{name}{i}", "uint32", 1) for i in range(planes)] for name in ("best", "next"))
+    best, next_ = (
+        [emit.register(f"{name}{i}", "uint32", 1) for i in range(planes)] for name in ("best", "next")
+    )
 
     def span(at: Expr, axis: int) -> tuple[Expr, Expr]:
         """Return the first tap of a window that reads data, and how many do."""
@@ -106,7 +114,10 @@ def build(spec: PoolBinarySpec, isa: Isa) -> tvm.IRModule:
 
     def task(task: Expr) -> list[Stmt]:
         n, y = tirx.truncdiv(task, window.out_height), tirx.truncmod(task, window.out_height)
-        return [*emit.allocate([*best, *next_]), emit.loop("x", 0, window.out_width, lambda x: pixel(n, y, x))]
+        return [
+            *emit.allocate([*best, *next_]),
+            emit.loop("x", 0, window.out_width, lambda x: pixel(n, y, x)),
+        ]
 
     return emit.module([data, out], lambda begin, end: [emit.loop("t", begin, end - begin, task)])
 

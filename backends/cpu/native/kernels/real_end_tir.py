@@ -87,8 +87,12 @@ class RealWriter:
         first = emit.load(next(constants), channel, lanes=HALF)
         if op.name == "affine64":
             shift = emit.load(next(constants), channel, lanes=HALF)
-            return emit.llvm("llvm.fma", "float64x16", x.astype("float64x16"), first, shift).astype("float32x16")
-        return {"mul": lambda: _rounded(x * first), "add": lambda: x + first, "div": lambda: x / first}[op.name]()
+            return emit.llvm("llvm.fma", "float64x16", x.astype("float64x16"), first, shift).astype(
+                "float32x16"
+            )
+        return {"mul": lambda: _rounded(x * first), "add": lambda: x + first, "div": lambda: x / first}[
+            op.name
+        ]()
 
     def _bits(self, at: Half) -> list[Stmt]:
         code = self.end.bits

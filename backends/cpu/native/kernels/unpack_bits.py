@@ -1,4 +1,4 @@
-"""Bit planes back into float32 values: `out[p, c] = scale * code[p, c]`, one rounding, as a quantizer gives them.
+"""Bit planes back into float32 values: `out[p, c] = scale * code[p, c]`, as a quantizer gives them.
 
 Layouts: data [pixels, words * planes] uint32 (bits.py), out [pixels, Cp] float32, Cp = channels up to 16.
 One task is one pixel; 16 channels at a time: broadcast the word, shift by the lane, mask. Bound by the store.

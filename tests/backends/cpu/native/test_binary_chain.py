@@ -110,7 +110,7 @@ def test_a_chain_is_supported_and_its_steps_cover_all_nodes_between_input_and_ou
     assert kept.count("BipolarQuant") == 2
 
 
-@pytest.mark.parametrize("name", ["tfc_1w1a_qonnx", "tfc_2w2a_qonnx", "finn_tfc_multithreshold"])
+@pytest.mark.parametrize("name", ["tfc_1w1a_qonnx", "tfc_2w2a_qonnx"])
 def test_real_models_give_what_the_reference_gives_to_the_last_bit(name, tmp_path):
     folder = os.environ.get("PARED_DATA")
     if not folder or not (Path(folder) / "models" / f"{name}.onnx").exists():
