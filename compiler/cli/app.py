@@ -22,6 +22,7 @@ from . import (
     passes,
     rebuild,
     run,
+    sensitivity,
     targets,
     verify,
 )
@@ -44,6 +45,7 @@ app = typer.Typer(
 VERBS: dict[str, Callable[..., Outcome]] = {
     "doctor": doctor.doctor,
     "inspect": inspect.inspect,
+    "sensitivity": sensitivity.sensitivity,
     "compile": compile.compile_verb,
     "run": run.run,
     "verify": verify.verify,

@@ -22,6 +22,7 @@ from pared.compiler.cli.compile import CompileOutput
 from pared.compiler.cli.targets import TargetList
 from pared.compiler.doctor import DoctorReport
 from pared.compiler.driver.report import CompileReport
+from pared.compiler.driver.sensitivity import SensitivityReport
 from pared.compiler.inspect import InspectReport
 from pared.compiler.ir.stats import Counts
 from pared.compiler.machine import Machine
@@ -35,6 +36,7 @@ SHARED: dict[str, type] = {"Metric": Metric, "Port": Port, "Counts": Counts, "Ma
 RECORDS: dict[str, type] = {
     "doctor": DoctorReport,
     "inspect": InspectReport,
+    "sensitivity": SensitivityReport,
     "compile": CompileOutput,
     "run": RunReport,
     "verify": VerifyReport,
