@@ -36,6 +36,7 @@ from .read_moves import (
 )
 from .read_norms import layer_norm, lp_norm, reduce, softmax, square
 from .read_products import conv, gemm, matmul
+from .read_recurrent import recurrent
 from .reader import (
     Reader,
     Refused,
@@ -287,11 +288,13 @@ RULES: Mapping[str, Rule] = {
     "Expand": expand,
     "Flatten": marked(_reshape),
     "Gather": gather,
+    "GRU": recurrent,
     "Gemm": gemm,
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
     "Identity": marked(_reshape),
     "LRN": _lrn,
+    "LSTM": recurrent,
     "LayerNormalization": layer_norm,
     "LogSoftmax": softmax,
     "LpNormalization": lp_norm,
@@ -302,6 +305,7 @@ RULES: Mapping[str, Rule] = {
     "Pow": square,
     "QuantizeLinear": _quantize,
     "RMSNormalization": layer_norm,
+    "RNN": recurrent,
     "ReduceL1": reduce,
     "ReduceL2": reduce,
     "ReduceMax": reduce,

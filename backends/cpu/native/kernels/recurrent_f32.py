@@ -8,11 +8,11 @@
 s is the sigmoid, x[t] the product of the inputs and W with every bias: one GEMM for all steps, made by
 `gemm_f32` before. An LSTM may project its result (h = Q m) as TensorFlow's does.
 
-Layout: x [T * B, D * gates * Hp], each gate padded to whole vectors; out [T + 2, D * B, width]: a row of results
-per step, then the last one, then the cell's state. So the state lives in the output, and Y, Y_h, Y_c are views of
-it. Initial states, where there are, are inputs [D * B, padded]. Weights are one stream in reading order, per block of columns
-[K, gates, vectors, 16], in float32 or int8; integers are converted in the loop and their sums multiplied by
-one scale per column.
+Layout: x [T * B, D * gates * Hp], each gate padded to whole vectors; out [T + 2, D * B, width]: a row of
+results per step, then the last one, then the cell's state. So the state lives in the output, and Y, Y_h, Y_c
+are views of it. Initial states, where there are, are inputs [D * B, padded]. Weights are one stream in
+reading order, per block of columns [K, gates, vectors, 16], in float32 or int8; integers are converted in the
+loop and their sums multiplied by one scale per column.
 
 Tile: one row by 8 to 12 accumulators, so the latency of FMA is hidden; every weight is read once per step.
 One task is one direction; directions do not depend on each other.

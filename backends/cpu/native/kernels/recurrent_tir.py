@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import tirx
 from tvm.ir import Expr
-from tvm.tirx import Buffer, Stmt, Var
+from tvm.tirx import Buffer, Stmt
 
 from .emit import allocate, const, load, loop, module, parameter, register, splat, store
 from .math_f32 import let, lit, sigmoid, tanh
@@ -22,7 +22,7 @@ Finish = Callable[[list[Expr], Expr], list[Stmt]]
 
 @dataclass(frozen=True)
 class _Place:
-    """One step of one row: `row` of the output, `t` written, `before` read, `x` the row of the input's product."""
+    """A step of a row: `row` of the output, `t` written, `before` read, `x` the input's row."""
 
     direction: Expr
     row: Expr
