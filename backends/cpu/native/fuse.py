@@ -25,11 +25,19 @@ def fuse(layers: Sequence[L.Layer], kept: Sequence[L.Tensor]) -> tuple[L.Layer, 
     where: dict[str, int] = {}
     for layer in layers:
         merged, gone = _merge(layer, done, where, uses)
-        if gone is not None:
-            done[gone] = _GONE
+        while gone is not None:
+            uses.subtract(_reads_saved(done[gone], layer, merged))
+            layer, done[gone] = merged, _GONE
+            merged, gone = _merge(layer, done, where, uses)
         where[merged.output.name] = len(done)
         done.append(merged)
     return with_bits([layer for layer in done if layer is not _GONE], kept)
+
+
+def _reads_saved(before: L.Layer, after: L.Layer, merged: L.Layer) -> Counter[str]:
+    """Return how many reads of each tensor fewer there are, since two layers read it and one does now."""
+    names = [x.name for x in (*before.inputs, *after.inputs) if x.name != before.output.name]
+    return Counter(names) - Counter(x.name for x in merged.inputs)
 
 
 _GONE = L.Layer((), L.Tensor("", ()), ())

@@ -85,7 +85,12 @@ def with_bias(before: L.Layer, after: L.Layer) -> L.Layer | None:
     """Return a batched product with its scale, and with a mask that is added."""
     if not isinstance(before, S.MatMul) or not isinstance(after, S.Chain) or before.output.quant is not None:
         return None
-    if len(before.inputs) > 2 or before.added is not None or before.output.shape != after.output.shape:
+    if (
+        len(before.inputs) > 2
+        or before.added is not None
+        or before.perm
+        or before.output.shape != after.output.shape
+    ):
         return None
     found = _scaled_and_added(after, before.output.name)
     if found is None:
@@ -95,6 +100,15 @@ def with_bias(before: L.Layer, after: L.Layer) -> L.Layer | None:
         before, inputs=(*before.inputs, *others), output=after.output, covers=before.covers + after.covers,
         alpha=float(np.float32(before.alpha) * np.float32(alpha)), added=added,
     )  # fmt: skip
+
+
+def with_transpose(before: L.Layer, after: L.Layer) -> L.Layer | None:
+    """Return a batched product that writes its result transposed, its columns still last."""
+    if not isinstance(before, S.MatMul) or not isinstance(after, L.Transpose) or before.perm:
+        return None
+    if after.perm[-1] != len(after.perm) - 1 or before.output.quant is not None:
+        return None
+    return replace(before, output=after.output, covers=before.covers + after.covers, perm=after.perm)
 
 
 def _scaled_and_added(
@@ -216,10 +230,12 @@ def _gelu_forms() -> dict[str, Tree]:
     return {
         "gelu": _product([("product", 0.5), _X, _sum([one, erf])]),
         "gelu-tanh": _product([("product", 0.5), _X, _sum([one, tanh])]),
+        "erf-gate": _product([_X, _sum([one, erf])]),
+        "tanh-gate": _product([_X, _sum([one, tanh])]),
         "silu": _product([_X, ("sigmoid", 0.0, 0.0, _X)]),
     }
 
 
 _FORMS = _gelu_forms()
 
-SEQUENCE_MERGES = (joined_chains, with_function, with_residual, with_bias)
+SEQUENCE_MERGES = (joined_chains, with_function, with_residual, with_bias, with_transpose)

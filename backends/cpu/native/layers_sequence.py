@@ -44,10 +44,15 @@ class Dense(Layer):
 
 @dataclass(frozen=True, eq=False)
 class MatMul(Layer):
-    """Batched product of two tensors, times `alpha`; a third input, or `added`, is added with broadcast."""
+    """Batched product of two tensors, times `alpha`; a third input, or `added`, is added with broadcast.
+
+    Attributes:
+        perm: the output is the product transposed by it; empty: as it is. The columns stay last.
+    """
 
     alpha: float = 1.0
     added: Floats | None = None
+    perm: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

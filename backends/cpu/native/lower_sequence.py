@@ -124,12 +124,15 @@ def _dense(builder: Builder, layer: L.Layer) -> None:
 
 def _matmul(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, S.MatMul), "the table says so"
-    shape = layer.output.shape
+    perm = layer.perm or tuple(range(len(layer.output.shape)))
+    back = sorted(range(len(perm)), key=lambda axis: perm[axis])
+    shape = tuple(layer.output.shape[axis] for axis in back)
     left, right, *added = (view_of(builder, x) for x in layer.inputs)
     rows, depth, columns = left.shape[-2], left.shape[-1], right.shape[-1]
     batch = shape[:-2]
     sides = [operand(spread(left, (*batch, rows, depth))), operand(spread(right, (*batch, depth, columns)))]
-    made = _made_for(builder, layer.output, image=False)
+    written = _made_for(builder, layer.output, image=False)
+    made = replace(written, shape=shape, strides=tuple(written.strides[axis] for axis in back))
     views = [spread(view, shape) for view in added]
     packed: tuple[str, ...] = ()
     if layer.added is not None:

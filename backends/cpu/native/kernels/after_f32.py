@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # Functions of one value; their formulas and errors are in math_f32.py.
 FUNCTIONS = (
     "sigmoid", "tanh", "silu", "hard-sigmoid", "hard-swish", "gelu", "gelu-tanh", "exp", "elu", "leaky-relu",
-    "softplus",
+    "softplus", "erf-gate", "tanh-gate",
 )  # fmt: skip
 
 

@@ -127,13 +127,22 @@ def _hard_sigmoid(x: Expr, lanes: int, alpha: float, beta: float) -> Expr:
     return tirx.max(lit(0.0, lanes), tirx.min(lit(1.0, lanes), x * lit(alpha, lanes) + lit(beta, lanes)))
 
 
-def _gelu(x: Expr, lanes: int, _a: float, _b: float) -> Expr:
-    return lit(0.5, lanes) * x * (lit(1.0, lanes) + erf(x * lit(0.5**0.5, lanes), lanes))
+def _gelu(x: Expr, lanes: int, a: float, b: float) -> Expr:
+    return lit(0.5, lanes) * _erf_gate(x, lanes, a, b)
 
 
-def _gelu_tanh(x: Expr, lanes: int, _a: float, _b: float) -> Expr:
+def _gelu_tanh(x: Expr, lanes: int, a: float, b: float) -> Expr:
+    return lit(0.5, lanes) * _tanh_gate(x, lanes, a, b)
+
+
+def _erf_gate(x: Expr, lanes: int, _a: float, _b: float) -> Expr:
+    # A GELU whose factor 0.5 went into the weights behind it.
+    return x * (lit(1.0, lanes) + erf(x * lit(0.5**0.5, lanes), lanes))
+
+
+def _tanh_gate(x: Expr, lanes: int, _a: float, _b: float) -> Expr:
     inner = lit(0.7978845608028654, lanes) * (x + lit(0.044715, lanes) * x * x * x)
-    return lit(0.5, lanes) * x * (lit(1.0, lanes) + tanh(inner, lanes))
+    return x * (lit(1.0, lanes) + tanh(inner, lanes))
 
 
 def _softplus(x: Expr, lanes: int, _a: float, _b: float) -> Expr:
@@ -153,6 +162,8 @@ _TABLE: dict[str, Callable[[Expr, int, float, float], Expr]] = {
     "hard-swish": lambda x, n, a, b: x * _hard_sigmoid(x, n, 1 / 6, 0.5),
     "gelu": _gelu,
     "gelu-tanh": _gelu_tanh,
+    "erf-gate": _erf_gate,
+    "tanh-gate": _tanh_gate,
     "exp": lambda x, n, a, b: exp(x, n),
     "elu": _elu,
     "leaky-relu": _leaky,
