@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # Attachment of a payload: what the backend chose by measuring, a JSON object of strings for rebuilds.
 DECISIONS = "decisions.json"
 
+# Option of a payload that runs a model in several regions: how many.
+REGIONS = "regions"
+
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
 

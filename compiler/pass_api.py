@@ -69,6 +69,7 @@ class Context:
         seed: for every random choice.
         decisions: what a backend chose by measuring when the artifact was first built; None: measure.
         threads: per inference, where a backend measures.
+        engine_named: the user asked for the engine by name, so that it is used although another is faster.
         target: the device compiled for, or None.
         exclude: node names or regular expressions (full match) that lossy passes leave alone.
         progress: called as `progress(label, done, total)`; may be called from any thread.
@@ -81,6 +82,7 @@ class Context:
     seed: int = 0
     decisions: Mapping[str, str] | None = None
     threads: int = 1
+    engine_named: bool = False
     target: Target | None = None
     exclude: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = _no_progress

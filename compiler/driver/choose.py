@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..backend import Array, Executable, Payload, TimedChoice
+from ..backend import REGIONS, Array, Executable, Payload, TimedChoice
 from ..errors import ArtifactError, MissingTool, ParedError, PipelineError, nearest
 from ..ir.pages import SPILLED_BYTES, release_memory
 from ..machine import find_machine
@@ -177,13 +177,17 @@ def _timed(job: Job, candidates: list[_Candidate], inputs: Sequence[Mapping[str,
 
 
 def _by_preference(candidates: list[_Candidate], asked: str, force: bool) -> list[_Candidate]:
-    """Return candidates fastest first; the asked precision wins ties, and always when forced."""
+    """Return candidates fastest first.
+
+    The asked precision wins ties, and always when forced; a model in one piece wins ties against one in
+    regions, which needs two engines to run.
+    """
 
     def key(candidate: _Candidate) -> tuple[bool, float]:
         # Times of one round were taken in the same load of the machine; medians over all rounds were not.
         time = candidate.record.ratio_to_float or candidate.record.latency
         wanted = candidate.variant == asked
-        handicap = 1.0 if wanted else TIE
+        handicap = (1.0 if wanted else TIE) * (TIE if REGIONS in candidate.payload.options else 1.0)
         return (force and not wanted), (time.value or 0.0) * handicap if time is not None else 0.0
 
     return sorted(candidates, key=key)

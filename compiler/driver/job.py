@@ -104,6 +104,7 @@ def prepare(
         seed=recipe.seed,
         decisions=decisions,
         threads=recipe.threads,
+        engine_named=recipe.engine is not None,
         target=target,
         exclude=recipe.exclude,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from pared.compiler.backend import Executable, Payload
+from pared.compiler.backend import REGIONS, Executable, Payload
 from pared.compiler.driver.choose import _by_preference, _Candidate
 from pared.compiler.driver.report import CandidateRecord
 from pared.compiler.records import Metric, Origin
@@ -16,6 +16,12 @@ def candidate(variant: str, milliseconds: float, ratio: float) -> _Candidate:
 
     record = CandidateRecord(variant, metric(milliseconds), metric(ratio), None, None, 0, False, "")
     return _Candidate(variant, Payload("ort", {}, {}), cast(Executable, None), record)
+
+
+def in_regions(milliseconds: float, ratio: float) -> _Candidate:
+    found = candidate("float", milliseconds, ratio)
+    found.payload = Payload("mixed", {}, {REGIONS: 3})
+    return found
 
 
 def order(int8_ms: float, int8_ratio: float, *, force: bool = False) -> list[str]:
@@ -37,3 +43,13 @@ def test_the_asked_precision_wins_a_tie() -> None:
 
 def test_force_prefers_the_asked_precision_at_any_ratio() -> None:
     assert order(int8_ms=0.3, int8_ratio=3.0, force=True) == ["int8", "float"]
+
+
+def test_a_model_in_one_piece_wins_a_tie_against_one_in_regions() -> None:
+    whole = candidate("float", 0.1, 1.0)
+    assert _by_preference([in_regions(0.099, 0.99), whole], "float", False)[0] is whole
+
+
+def test_regions_that_are_clearly_faster_win() -> None:
+    regions = in_regions(0.09, 0.9)
+    assert _by_preference([candidate("float", 0.1, 1.0), regions], "float", False)[0] is regions

@@ -23,7 +23,7 @@ NATIVE, ORT = "native", "ort"
 
 # A border costs two calls from Python and a further session; regions that take less time than this are not
 # worth one. The estimate (us) is that of onnxruntime on one core: per node, per multiplication, per byte.
-_LEAST_US = 15.0
+LEAST_US = 15.0
 _US_PER_NODE, _US_PER_MAC, _US_PER_BYTE = 2.0, 1 / 50_000, 1 / 20_000
 
 # Further regions go to ort; every one of them is compiled and timed.
@@ -43,18 +43,21 @@ class Division:
         return tuple(region for region in self.regions if region.backend == NATIVE)
 
 
-def divide(draft: Draft, isa: Isa, refused: Mapping[str, str] | None = None) -> Division:
+def divide(
+    draft: Draft, isa: Isa, refused: Mapping[str, str] | None = None, least_us: float = LEAST_US
+) -> Division:
     """Return the division with as much as is worth it in `native`.
 
     Args:
         draft: the model.
         isa: what native code may use.
         refused: nodes that go to `ort` in any case, with the reason.
+        least_us: regions that take less time, by estimate, go to `ort`.
     """
     reasons = _whole_layers(draft, {**_untypical(draft), **(refused or {})})
     division, settled = _grouped(draft, reasons), False
     while not settled:
-        more = _all_refusals(draft, division, isa) or _not_worth_it(draft, division)
+        more = _all_refusals(draft, division, isa) or _not_worth_it(draft, division, least_us)
         reasons = _whole_layers(draft, {**more, **reasons})
         division, settled = _grouped(draft, reasons), not more
     return division
@@ -117,12 +120,14 @@ def _refusals(draft: Draft, region: Region, isa: Isa) -> Iterator[tuple[str, str
         yield from ((one, reason) for one in ([found] if found is not None else sorted(names)))
 
 
-def _not_worth_it(draft: Draft, division: Division) -> dict[str, str]:
+def _not_worth_it(draft: Draft, division: Division, least_us: float) -> dict[str, str]:
+    if len(division.native) == len(division.regions):
+        return {}
     sizes = {region: _estimate(draft, region) for region in division.native}
-    small = [region for region, us in sizes.items() if us < _LEAST_US]
+    small = [region for region, us in sizes.items() if us < least_us]
     # One at a time would be better still, but each changes what the others are grouped with.
     further = sorted(set(sizes) - set(small), key=lambda region: -sizes[region])[_MOST_REGIONS:]
-    too_small = f"its region is estimated to take less than {_LEAST_US:.0f} us, about what a border costs"
+    too_small = f"its region is estimated to take less than {least_us:.0f} us, about what a border costs"
     many = f"more than {_MOST_REGIONS} regions; this one is among the smaller ones"
     return {**_named(small, too_small), **_named(further, many)}
 

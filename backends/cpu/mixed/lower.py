@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import json
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from ....compiler.backend import Payload
+from ....compiler.backend import REGIONS, Payload
 from ....compiler.errors import UnsupportedOp
 from ....compiler.ir.export import weight_bytes
 from ....compiler.ir.text import fingerprint
@@ -60,14 +60,17 @@ def lower(model: ir.Model, target: Target, ctx: Context) -> Payload:
     Raises:
         MissingTool, TargetError: as for engine `native`.
         UnsupportedOp: `mixed-none`: no region is worth it; `mixed-whole`: engine `native` takes all of it;
-            `mixed-slower`: onnxruntime alone is as fast; and what `native` says to open sizes.
+            `mixed-slower`: onnxruntime alone is as fast, and the user did not name this engine; and what
+            `native` says to open sizes.
     """
     isa = usable_isa(target)
     _check_size(model)
     draft = Draft(model)
     shop = Workshop(draft, isa, ctx.threads)
     with deciding(Decisions(isa, ctx.decisions)) as decisions:
-        division = _buildable(draft, shop, divide(draft, isa))
+        division = divide(draft, isa)
+        _check_division(division)
+        division = _buildable(draft, shop, division)
         _check_division(division)
         if ctx.decisions is None and isa.missing_on(find_machine()):
             raise UnsupportedOp(
@@ -77,7 +80,7 @@ def lower(model: ir.Model, target: Target, ctx: Context) -> Payload:
         samples = Samples(draft, shop.signature.inputs, ctx)
         samples.expect(division.native)
         plans = _plans(shop, division, samples)
-        chosen = _fastest_plan(shop, plans, samples, decisions)
+        chosen = _fastest_plan(shop, plans, samples, decisions, ctx.engine_named)
     return _payload(model, shop, plans, chosen, decisions)
 
 
@@ -156,9 +159,9 @@ def _without(shop: Workshop, division: Division, kept: Sequence[Region]) -> Divi
 
 
 def _fastest_plan(
-    shop: Workshop, plans: Sequence[Candidate], samples: Samples, decisions: Decisions
+    shop: Workshop, plans: Sequence[Candidate], samples: Samples, decisions: Decisions, insist: bool
 ) -> Candidate:
-    """Return the fastest plan; raises `UnsupportedOp` when onnxruntime alone is as fast."""
+    """Return the fastest plan; unless one is insisted on, refuse when onnxruntime alone is as fast."""
     key = Key("plan", f"{fingerprint(shop.draft.model)} {shop.threads} thread(s)")
     alone = f"{ORT} alone"
 
@@ -171,9 +174,16 @@ def _fastest_plan(
     name = fastest(key, options, clock_for(shop.threads), _SECONDS_PER_PLAN)
     if name == alone:
         times = decisions.times.get(key.text, {})
-        listing = ", ".join(f"{option} {seconds * 1e6:.4g} us" for option, seconds in times.items())
-        raise UnsupportedOp("mixed-slower", f"mixed: no plan beats onnxruntime alone ({listing})")
+        if not insist:
+            listing = ", ".join(f"{option}: {seconds * 1e6:.4g} us" for option, seconds in times.items())
+            raise UnsupportedOp("mixed-slower", f"mixed: no plan beats onnxruntime alone ({listing})")
+        name = decisions.made[key.text] = _best(times, plans)
     return next(plan for plan in plans if plan.name == name)
+
+
+def _best(times: Mapping[str, float], plans: Sequence[Candidate]) -> str:
+    names = [plan.name for plan in plans]
+    return min(names, key=lambda name: times.get(name, 0.0))
 
 
 def _alone(shop: Workshop, samples: Samples) -> Run:
@@ -205,7 +215,7 @@ def _payload(
             attachments[f"names_{index}.json"] = built.names
     files[PLAN] = plan_text(shop.signature, parts).encode()
     attachments |= {REPORT: _report(shop, plans, chosen), **decisions.attachments()}
-    options = {"isa": shop.isa.text}
+    options: dict[str, str | int] = {"isa": shop.isa.text, REGIONS: len(parts)}
     payload = Payload("mixed", files, options, attachments, decisions.timed(), decisions.notes())
     # A large graph lies in a temporary folder that goes with its own payload.
     weakref.finalize(payload, lambda kept: None, graph)
