@@ -12,16 +12,17 @@ import onnx_ir as ir
 
 from ...compiler.ir.walk import (
     add_initializer,
-    constant,
     constant_tensor,
     drop_unused_initializer,
     int_attribute,
     unique_name,
 )
-from ..quantize.moments import Layer, conv_geometry, layer_of
+from ..prune.weights import Layout, Use, View, Weight
+from ..quantize.moments import conv_geometry
 from .methods import Shaped, Stage, Weights, Window
 from .whiten import Floats
 
+CELLS = ("LSTM", "GRU")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 
@@ -30,13 +31,13 @@ class Dense:
     """A layer with constant weights of its own.
 
     Attributes:
-        layer: how its inputs are read as patches.
+        weight: how it is stored, and who reads it.
         shape: of its weights as [M, C, kh, kw].
         window: of a convolution.
         size: height and width of its input; (rows, 1) for matrix products, 1 for what is not known.
     """
 
-    layer: Layer
+    weight: Weight
     shape: tuple[int, int, int, int]
     window: Window
     size: tuple[int, int]
@@ -44,7 +45,7 @@ class Dense:
     @property
     def node(self) -> ir.Node:
         """The ONNX node."""
-        return self.layer.node
+        return self.weight.uses[0].node
 
     @cached_property
     def macs(self) -> int:
@@ -58,9 +59,7 @@ class Dense:
 
     def weights(self, gram: Floats | None) -> Weights:
         """Return the weights, read in float64, with the second moment of the layer's patches."""
-        array = constant(self.node.inputs[1])
-        assert array is not None, "read_dense has seen a constant"
-        matrix = self.layer.to_matrix(array.astype(np.float64))
+        matrix = self.weight.matrix().astype(np.float64, copy=False)
         return Weights(matrix.reshape(self.shape), gram, self.window)
 
     def cost(self, shapes: Sequence[Shaped]) -> tuple[int, int]:
@@ -80,7 +79,10 @@ def _out(size: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 def read_dense(node: ir.Node) -> Dense | str:
-    """Return the view of a Conv, Gemm or MatMul, or why its weights cannot be factored. Reads no weights."""
+    """Return the view of a layer, or why its weights cannot be factored. Reads no weights.
+
+    Of LSTM and GRU, the input weights: the chain's first stage then runs once over the whole sequence.
+    """
     weight = node.inputs[1]
     tensor = None if weight is None else constant_tensor(weight)
     if weight is None or tensor is None:
@@ -90,29 +92,37 @@ def read_dense(node: ir.Node) -> Dense | str:
     if len(weight.uses()) > 1 or weight.is_graph_output():
         return f"weight {weight.name!r} is shared or a graph output"
     shape = tuple(int(size) for size in tensor.shape.numpy())
-    layer = layer_of(node, shape)
-    if isinstance(layer, str):
-        return layer
-    return _conv(node, layer, shape) if node.op_type == "Conv" else _matrix(node, layer)
+    return _conv(node, weight, shape) if node.op_type == "Conv" else _matrix(node, weight, shape)
 
 
-def _matrix(node: ir.Node, layer: Layer) -> Dense | str:
+def _matrix(node: ir.Node, weight: ir.Value, shape: tuple[int, ...]) -> Dense | str:
     if node.op_type == "Gemm" and int_attribute(node, "transA", 0):
         return "the input is transposed (transA)"
+    layout: Layout = "rows" if int_attribute(node, "transB", 0) else "transposed"
+    if node.op_type in CELLS:
+        if shape[0] != 1:
+            return "a cell of two directions"
+        layout = "cell"
+    elif len(shape) != 2:
+        return f"{node.op_type} weight has {len(shape)} dimensions, low rank needs 2"
+    rows, columns = (shape[1], shape[0]) if layout == "transposed" else shape[-2:]
     dims = node.inputs[0].shape if node.inputs[0] is not None else None
-    rows = math.prod(dim for dim in dims[:-1] if isinstance(dim, int)) if dims is not None else 1
-    return Dense(layer, (layer.rows, layer.columns, 1, 1), Window(), (rows, 1))
+    count = math.prod(dim for dim in dims[:-1] if isinstance(dim, int)) if dims is not None else 1
+    read = Weight(weight, View(shape, 1, layout), (Use(node, 1),))
+    return Dense(read, (rows, columns, 1, 1), Window(), (count, 1))
 
 
-def _conv(node: ir.Node, layer: Layer, shape: tuple[int, ...]) -> Dense | str:
-    if layer.groups != 1:
-        return f"a convolution of {layer.groups} groups"
+def _conv(node: ir.Node, weight: ir.Value, shape: tuple[int, ...]) -> Dense | str:
+    groups = int_attribute(node, "group", 1)
+    if groups != 1:
+        return f"a convolution of {groups} groups"
     if len(shape) not in (3, 4):
         return f"a convolution over {len(shape) - 2} axes"
     data = node.inputs[0]
     dims = [] if data is None or data.shape is None else data.shape.dims[2:]
     spatial = tuple(dim if isinstance(dim, int) else 1 for dim in dims) or (1,) * (len(shape) - 2)
-    if "auto_pad" in node.attributes and not all(isinstance(dim, int) for dim in dims or [None]):
+    known = bool(dims) and all(isinstance(dim, int) for dim in dims)
+    if "auto_pad" in node.attributes and not known:
         return "auto_pad needs a known input size"
     found = conv_geometry(node, shape[2:], spatial)
     # A convolution along one axis is one along two, of which the second has length 1.
@@ -120,8 +130,9 @@ def _conv(node: ir.Node, layer: Layer, shape: tuple[int, ...]) -> Dense | str:
     half = len(found.pads) // 2
     none = (0,) if one else ()
     pads = (*found.pads[:half], *none, *found.pads[half:], *none)
-    window = Window((*found.strides, *one), pads, (*found.dilations, *one))  # type: ignore[arg-type]
-    return Dense(layer, (*shape, *one), window, (*spatial, *one))  # type: ignore[arg-type]
+    window = Window((*found.strides, *one), pads, (*found.dilations, *one))
+    read = Weight(weight, View(shape, 1, "rows"), (Use(node, 1),))
+    return Dense(read, (*shape, *one), window, (*spatial, *one))
 
 
 def write_chain(model: ir.Model, dense: Dense, stages: tuple[Stage, ...]) -> None:
@@ -158,16 +169,17 @@ def _constant(model: ir.Model, dense: Dense, stage: Stage, suffix: str, *, plain
     assert old.dtype is not None, "weights without a type"
     weight = stage.weight
     if node.op_type == "Conv":
-        weight = weight.reshape(weight.shape[: len(dense.layer.weight_shape)])
+        weight = weight.reshape(weight.shape[: len(dense.weight.view.shape)])
     else:
         weight = weight[:, :, 0, 0]
-        weight = weight.T if plain or dense.layer.transposed else weight
+        weight = weight.T if plain or dense.weight.view.layout == "transposed" else weight
+        weight = weight[None] if node.op_type in CELLS and not plain else weight
     array = np.array(weight, old.dtype.numpy(), order="C")
     return add_initializer(node.graph, unique_name(model, f"{old.name}_{suffix}"), array)
 
 
 def _attributes(dense: Dense, stage: Stage) -> dict[str, list[int]]:
-    axes = len(dense.layer.weight_shape) - 2
+    axes = len(dense.weight.view.shape) - 2
     window, pads = stage.window, stage.window.pads
     return {
         "kernel_shape": list(stage.weight.shape[2 : 2 + axes]),

@@ -13,11 +13,11 @@ import onnx_ir as ir
 from ...compiler.errors import PipelineError
 from ...compiler.exclusion import excluded_by
 from ...compiler.ir.stats import count
-from ...compiler.ir.walk import node_label
+from ...compiler.ir.walk import all_nodes, node_label
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from ..allocate import Option, allocate, least_cost
-from ..quantize.moments import collect_moments
-from .layers import Dense, read_dense, write_chain
+from ..prune.statistics import Parents, collect, parents_of, refuse_statistics
+from .layers import CELLS, Dense, read_dense, write_chain
 from .methods import Factored, factor, methods_for
 from .whiten import Floats
 
@@ -32,7 +32,7 @@ _DEFAULT_MACS = 0.5
 
 @dataclass(frozen=True)
 class LowRank:
-    """Factor Conv, Gemm and MatMul weights into chains of smaller layers.
+    """Factor weights of Conv, Gemm, MatMul and inputs of LSTM and GRU into chains of smaller layers.
 
     Lossy, needs no training; with calibration data the truncation is that of the outputs on the data, not of
     the weights (whitening by the inputs' second moment). A layer is refused where no rank makes it both
@@ -104,8 +104,8 @@ class LowRank:
         return stats
 
     def _layers(self, model: ir.Model, ctx: Context, stats: PassStats) -> Iterator[Dense]:
-        for node in model.graph:
-            if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul"):
+        for node in all_nodes(model):
+            if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul", *CELLS):
                 continue
             pattern = excluded_by(node.name or "", ctx.exclude)
             found = f"excluded by {pattern!r}" if pattern else read_dense(node)
@@ -119,11 +119,12 @@ class LowRank:
     def _factored(self, model: ir.Model, layers: Sequence[Dense], ctx: Context) -> Iterator[_Plan]:
         """Decompose every layer, those with data first; layers stay in graph order within each kind."""
         samples = ctx.calibration if self.whiten else None
-        seen = [d for d in layers if samples is not None and d.layer.columns <= _MAX_COLUMNS]
+        parents = parents_of(model)
+        seen = [d for d in layers if samples is not None and _is_observed(d, parents)]
         if samples is not None and seen:
-            by_layer = {dense.layer: dense for dense in seen}
-            for layer, moments in collect_moments(model, [d.layer for d in seen], samples, ctx):
-                yield self._plan(by_layer[layer], moments.gram[0])
+            by_value = {dense.weight.value: dense for dense in seen}
+            for weight, inputs in collect(model, [d.weight for d in seen], samples, ctx, gram=True):
+                yield self._plan(by_value[weight.value], inputs.gram[0])
         for dense in layers:
             if dense not in seen:
                 ctx.check_cancelled()
@@ -183,6 +184,10 @@ class LowRank:
             f"macs={self.macs:g} and params={self.params:g} can each be held, but not found together",
             "relax one of them",
         )
+
+
+def _is_observed(dense: Dense, parents: Parents) -> bool:
+    return dense.weight.view.columns <= _MAX_COLUMNS and refuse_statistics(dense.weight, parents) is None
 
 
 def _automatic(shape: tuple[int, ...]) -> list[str]:

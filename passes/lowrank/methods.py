@@ -141,17 +141,18 @@ def _tucker2(layer: Weights) -> Factored:
     seen = layer.weight if inner.root is None else np.einsum("mchw,cd->mdhw", layer.weight, inner.root)
     outputs = svd(seen.reshape(m, -1))
     inputs = svd(seen.transpose(1, 0, 2, 3).reshape(c, -1))
-    ranks = [_partner(rank, m, c) for rank in range(len(outputs.tail))]
+    most = len(inputs.tail) - 1  # with many inputs and few outputs below their number
+    ranks = [_partner(rank, m, c, most) for rank in range(len(outputs.tail))]
     # The error of a truncated HOSVD is at most the sum of what its modes lose (De Lathauwer et al. 2000).
     tail = np.minimum(outputs.tail + inputs.tail[ranks], 1.0)
 
     def shapes(rank: int) -> tuple[Shaped, ...]:
-        other = _partner(rank, m, c)
+        other = ranks[rank]
         core = (rank, other, *layer.weight.shape[2:])
         return ((other, c, 1, 1), Window()), (core, layer.window), ((m, rank, 1, 1), Window())
 
     def stages(rank: int) -> tuple[Stage, ...]:
-        u_out, u_in = outputs.u[:, :rank], inputs.u[:, : _partner(rank, m, c)]
+        u_out, u_in = outputs.u[:, :rank], inputs.u[:, : ranks[rank]]
         core = np.einsum("mchw,mr,cs->rshw", seen, u_out, u_in, optimize=True)
         entry = u_in.T if inner.inverse is None else u_in.T @ inner.inverse
         ends = Stage(entry[:, :, None, None]), Stage(u_out[:, :, None, None])
@@ -160,9 +161,9 @@ def _tucker2(layer: Weights) -> Factored:
     return Factored("tucker2", tail, shapes, stages)
 
 
-def _partner(rank: int, m: int, c: int) -> int:
+def _partner(rank: int, m: int, c: int, most: int) -> int:
     """Return the input rank that goes with an output rank: the same share of the channels."""
-    return min(-(-rank * c // m), c)
+    return min(-(-rank * c // m), most)
 
 
 _METHODS: Mapping[str, Callable[[Weights], Factored]] = {

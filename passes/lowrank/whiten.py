@@ -72,7 +72,7 @@ class Svd:
         if not total > 0:
             return np.zeros(len(energy) + 1)
         kept = np.concatenate([[0.0], np.cumsum(energy)])
-        return np.maximum(1 - kept / total, 0)
+        return np.asarray(np.maximum(1 - kept / total, 0))
 
 
 def svd(matrix: Floats, root: Root = PLAIN) -> Svd:

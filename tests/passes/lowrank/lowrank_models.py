@@ -18,10 +18,12 @@ from pared.compiler.pass_api import Context, Pass, PassStats
 Floats = npt.NDArray[np.floating]
 
 
-def model_of(text: str, **weights: Floats) -> ir.Model:
+def model_of(text: str, **weights: npt.NDArray[np.generic]) -> ir.Model:
     proto = onnx.parser.parse_model(text)
     for name, array in weights.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(array if array.dtype.kind == "i" else array.astype(np.float32), name)
+        )
     return import_model(proto).model
 
 

@@ -194,3 +194,32 @@ def test_an_excluded_layer_stays() -> None:
     stats = LowRank(rank=5, round_to=1).apply(after, Context(exclude=("head",)))
     assert stats.changed == 0
     assert "excluded by" in stats.refused[0].reason
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_a_cell_reads_a_projected_sequence(cell: str, gates: int) -> None:
+    hidden, size = 12, 40
+    w = (random(gates * hidden, 6) @ random(6, size, seed=1))[None]
+    text = (
+        f'<ir_version: 10, opset_import: ["" : 21]> g (float[5,1,{size}] x) => (float[5,1,1,{hidden}] y)'
+        f" {{ y = {cell}<hidden_size = {hidden}>(x, w, r) }}"
+    )
+    model = model_of(text, w=w, r=random(1, gates * hidden, hidden, seed=2))
+    after, stats = applied(model, LowRank(rank=6, round_to=1), {"x": random(3, 5, 1, size, seed=3)})
+    assert stats.changed == 1
+    assert [node.op_type for node in after.graph] == ["MatMul", cell]
+    x = random(5, 1, size, seed=4)
+    np.testing.assert_allclose(outputs(after, x), outputs(model, x), atol=1e-4)
+
+
+def test_a_layer_in_a_loop_is_factored_by_what_flows_there() -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[6,40] x) => (float[6,32] y) {'
+        " y = Scan<num_scan_inputs = 1, body = b (float[40] s) => (float[32] t) {"
+        " u = Unsqueeze(s, zero) v = MatMul(u, w) t = Squeeze(v, zero) }>(x) }"
+    )
+    model = model_of(text, w=random(40, 32), zero=np.zeros(1, np.int64))
+    x = random(50, 6, 3, seed=5) @ random(3, 40, seed=6)
+    after, stats = applied(model, LowRank(rank=3, round_to=1), {"x": x})
+    assert stats.changed == 1
+    np.testing.assert_allclose(outputs(after, x[0]), outputs(model, x[0]), atol=1e-3)
