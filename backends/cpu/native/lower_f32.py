@@ -16,6 +16,7 @@ from .kernels import (
     gemm_f32,
     pool_f32,
     softmax_f32,
+    strassen_f32,
     winograd_f32,
 )
 from .kernels.after_f32 import After
@@ -25,6 +26,7 @@ from .kernels.elementwise_f32 import ElementwiseF32Spec, Kind, Op
 from .kernels.gemm_f32 import GemmF32Spec, Pixels
 from .kernels.pool_f32 import PoolF32Spec
 from .kernels.softmax_f32 import SoftmaxF32Spec
+from .kernels.strassen_f32 import StrassenF32Spec
 from .kernels.window import Window, padded, padded_vector
 from .kernels.winograd_f32 import WinogradF32Spec
 from .layers import Floats
@@ -152,11 +154,16 @@ def _gemm(builder: Builder, layer: L.FloatLayer) -> None:
     spec = GemmF32Spec(rows, depth, layer.output.channels, epilogue, pixels=pixels)
     fits(gemm_f32.supports(spec, builder.isa))
     made = builder.floats_for(layer.output)
+    name, inputs = layer.output.name, [held.buffer, *second]
+    halved = StrassenF32Spec(rows, depth, layer.output.channels, epilogue, pixels)
+    if not flat and strassen_f32.supports(halved, builder.isa).ok:
+        constants = builder.constants(name, lambda: strassen_f32.pack(halved, weight, layer.bias))
+        builder.step("strassen_f32", halved, inputs, constants, made.buffer, layer.covers, in_place)
+        return
     constants = builder.constants(
-        layer.output.name,
-        lambda: gemm_f32.pack(spec, _by_lanes(weight, held) if flat else weight, layer.bias),
+        name, lambda: gemm_f32.pack(spec, _by_lanes(weight, held) if flat else weight, layer.bias)
     )
-    builder.step("gemm_f32", spec, [held.buffer, *second], constants, made.buffer, layer.covers, in_place)
+    builder.step("gemm_f32", spec, inputs, constants, made.buffer, layer.covers, in_place)
 
 
 def _by_lanes(weight: Floats, held: Held) -> Floats:

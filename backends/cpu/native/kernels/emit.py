@@ -98,7 +98,7 @@ def llvm(name: str, dtype: str, *arguments: Expr) -> Expr:
 def prefetch(buffer: Buffer, index: Expr) -> Stmt:
     """Return the statement that asks for the cache line of an element read later; any index will do."""
     address = tirx.address_of(load(buffer, index))
-    reading, keep, of_data = const(0), const(3), const(1)
+    reading, keep, of_data = const(0), const(2), const(1)
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, reading, keep, of_data))
 
 

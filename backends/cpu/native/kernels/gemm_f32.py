@@ -10,9 +10,9 @@ Tile: as in conv_f32, up to 14 rows x 32 columns; few rows (M <= 4) take up to 8
 of 4096 bytes (K = 1024) put the 14 rows of a tile into one set of the 8-way first-level cache (31 instead
 of 54 GMAC/s), so tiles of such rows are copied to the stack, where rows are one vector longer; so are rows
 that are every other pixel of an image (a pointwise convolution with strides: 43 -> 55 GMAC/s for 512->1024).
-Weights beyond the second-level cache are prefetched one block ahead (52 -> 56 GMAC/s for 49x2048x512). Blocks of N
-run inside a task while all weights fit half the second-level cache, or a copy pays once for all; then data
-is fetched once. Beyond that outside, so that weights are.
+Weights beyond the second-level cache are prefetched one block ahead (52 -> 56 GMAC/s for 49x2048x512).
+Blocks of N run inside a task while all weights fit half the second-level cache, or a copy pays once for
+all; then data is fetched once. Beyond that outside, so that weights are.
 
 Measured on one core of Zen 4 (peak 58 GMAC/s; predicted 90-95 %), GMAC/s and times faster than onnxruntime
 1.31.1 in the same interleaved run, as pointwise convolution: 64->64 and 64->256 at 56x56 51 and 53 (1.2x),
@@ -292,25 +292,13 @@ class _Gemm:
         copy, data, lanes, pitch = self.copy, self.data, LANES, self.pitch
 
         def vector(i: Expr, c: Expr) -> Stmt:
-            value = emit.load(data, self.source(row + i), c * lanes, lanes=lanes)
+            value = emit.load(data, place_of(row + i, self.spec.pixels), c * lanes, lanes=lanes)
             return emit.store(copy, value, i * pitch + c * lanes, lanes=lanes)
 
         def one(i: Expr) -> list[Stmt]:
             return [emit.loop("c", 0, padded(self.spec.depth) // lanes, lambda c: [vector(i, c)])]
 
         return [emit.loop("i", 0, size, one)]
-
-    def source(self, row: Expr) -> Expr:
-        """Return where a row lies in the data."""
-        from .tile_f32 import split_task
-
-        pixels = self.spec.pixels
-        if pixels is None:
-            return row
-        image, pixel = split_task(row, pixels.taken)
-        y, x = split_task(pixel, pixels.across)
-        down, across = pixels.strides
-        return (image * pixels.height + y * down) * pixels.width + x * across
 
     def tile(self, row: Expr, size: int, block: Expr, vectors: int) -> list[Stmt]:
         """Return one tile: start from the bias, add up, store."""
@@ -388,6 +376,18 @@ class _Gemm:
             return []
         place = (first + vectors) * spec.depth + k * vectors
         return [emit.prefetch(self.weight, (place + j) * LANES) for j in range(vectors)]
+
+
+def place_of(row: Expr, pixels: Pixels | None) -> Expr:
+    """Return where a row of the product lies in the data."""
+    from .tile_f32 import split_task
+
+    if pixels is None:
+        return row
+    image, pixel = split_task(row, pixels.taken)
+    y, x = split_task(pixel, pixels.across)
+    down, across = pixels.strides
+    return (image * pixels.height + y * down) * pixels.width + x * across
 
 
 def _int(value: int) -> Expr:
