@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """What every part of the kernel needs."""
+class Frame:
+    """What every part of the kernel needs; `spec` is the view.
+
+    `base`: offset in the image x of the first byte of the buffer `x`, where that is only a part of it.
+    """
 
     spec: ConvInt8Spec
     isa: Isa
@@ -53,6 +56,7 @@ class _Frame:
     factor: Buffer
     y: Buffer
     sums: Sequence[Buffer]
+    base: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -70,24 +74,28 @@ def build_conv(spec: ConvInt8Spec, isa: Isa) -> tvm.IRModule:
     """Return the module whose `main` computes `spec`."""
     from .emit import module
 
-    view, lanes = spec.view, spec.vectors * LANES
-    x, y = parameter("x", "uint8", [spec.x.bytes]), parameter("y", "uint8", [spec.y.bytes])
-    residual = parameter("residual", "uint8", [spec.residual.bytes]) if spec.residual else None
-    weights = parameter("weights", "int8", [lanes * spec.steps * 4])
-    bias, factor = parameter("bias", "int32", [lanes]), parameter("factor", "float32", [lanes])
-    tile = spec.tile
-    most = min(tile.vectors, spec.vectors)
-    sums = [register(f"sum{i}", "int32", LANES) for i in range(tile.pixels * most)]
-    frame = _Frame(view, isa, x, residual, weights, bias, factor, y, sums)
-    parameters = [x, *([residual] if residual is not None else []), weights, bias, factor, y]
+    frame = conv_frame(spec, isa, parameter("x", "uint8", [spec.x.bytes]))
+    second = [frame.residual] if frame.residual is not None else []
+    parameters = [frame.x, *second, frame.weights, frame.bias, frame.factor, frame.y]
 
     def body(begin: Var, end: Var) -> list[Stmt]:
-        return [*allocate(sums), tasks(begin, end, lambda task: _task(frame, task))]
+        return [*allocate(frame.sums), tasks(begin, end, lambda task: _task(frame, task))]
 
     return module(parameters, body)
 
 
-def _task(frame: _Frame, task: Var) -> list[Stmt]:
+def conv_frame(spec: ConvInt8Spec, isa: Isa, x: Buffer) -> Frame:
+    """Return the kernel's parameters and registers; `x` is the input."""
+    lanes, tile = spec.vectors * LANES, spec.tile
+    residual = parameter("residual", "uint8", [spec.residual.bytes]) if spec.residual else None
+    weights = parameter("weights", "int8", [lanes * spec.steps * 4])
+    bias, factor = parameter("bias", "int32", [lanes]), parameter("factor", "float32", [lanes])
+    y, most = parameter("y", "uint8", [spec.y.bytes]), min(tile.vectors, spec.vectors)
+    sums = [register(f"sum{i}", "int32", LANES) for i in range(tile.pixels * most)]
+    return Frame(spec.view, isa, x, residual, weights, bias, factor, y, sums)
+
+
+def _task(frame: Frame, task: Var) -> list[Stmt]:
     """Return one row of tiles; the group of channels is fixed by the task where channels are outer."""
     spec, tile = frame.spec, frame.spec.tile
     per_image = -(-spec.y.height // tile.rows)
@@ -97,16 +105,25 @@ def _task(frame: _Frame, task: Var) -> list[Stmt]:
     block = tirx.floormod(in_group, i64(per_image))
     row, third = bind("row", smaller(block * i64(tile.rows), spec.y.height - tile.rows))
     setup: list[Stmt] = [first, second, third]
-    zero = spec.add.zeros[2] if spec.add else spec.zero
-    edges = border(frame.y, spec.y, n, row, tile.rows, zero)
     if not spec.channels_outer:
-        return [*setup, *edges, *_channels(frame, n, row)]
-    group = tirx.floordiv(task, rows)
+        return [*setup, *row_of_tiles(frame, n, row)]
+    edges, group = _edges(frame, n, row), tirx.floordiv(task, rows)
     once = [tirx.IfThenElse(tirx.EQ(group, i64(0)), sequence(edges), None)] if edges else []
     return [*setup, *once, _one_group(frame, n, row, group)]
 
 
-def _one_group(frame: _Frame, n: Expr, row: Expr, group: Expr) -> Stmt:
+def row_of_tiles(frame: Frame, n: Expr, row: Expr) -> list[Stmt]:
+    """Return one row of tiles with all channels, from the image's row `row` on."""
+    return [*_edges(frame, n, row), *_channels(frame, n, row)]
+
+
+def _edges(frame: Frame, n: Expr, row: Expr) -> list[Stmt]:
+    spec = frame.spec
+    zero = spec.add.zeros[2] if spec.add else spec.zero
+    return border(frame.y, spec.y, n, row, spec.tile.rows, zero)
+
+
+def _one_group(frame: Frame, n: Expr, row: Expr, group: Expr) -> Stmt:
     """Return the columns of one group of channels; the last group may be smaller."""
     spec, nv = frame.spec, frame.spec.tile.vectors
     whole, rest = divmod(spec.vectors, nv)
@@ -117,7 +134,7 @@ def _one_group(frame: _Frame, n: Expr, row: Expr, group: Expr) -> Stmt:
     return tirx.IfThenElse(tirx.LT(group, i64(whole)), full, last)
 
 
-def _channels(frame: _Frame, n: Expr, row: Expr) -> list[Stmt]:
+def _channels(frame: Frame, n: Expr, row: Expr) -> list[Stmt]:
     spec, nv = frame.spec, frame.spec.tile.vectors
     whole, rest = divmod(spec.vectors, nv)
     parts: list[Stmt] = []
@@ -128,7 +145,7 @@ def _channels(frame: _Frame, n: Expr, row: Expr) -> list[Stmt]:
     return parts
 
 
-def _columns(frame: _Frame, n: Expr, row: Expr, channel: Expr, vectors: int) -> list[Stmt]:
+def _columns(frame: Frame, n: Expr, row: Expr, channel: Expr, vectors: int) -> list[Stmt]:
     width, columns = frame.spec.y.width, frame.spec.tile.columns
 
     def body(block: Var) -> list[Stmt]:
@@ -138,7 +155,7 @@ def _columns(frame: _Frame, n: Expr, row: Expr, channel: Expr, vectors: int) -> 
     return [loop("columns", -(-width // columns), body)]
 
 
-def _tile(frame: _Frame, place: _Place) -> list[Stmt]:
+def _tile(frame: Frame, place: _Place) -> list[Stmt]:
     spec, tile, nv = frame.spec, frame.spec.tile, place.vectors
     spots = [(r, c) for r in range(tile.rows) for c in range(tile.columns)]
     start: list[Stmt] = []
@@ -148,7 +165,7 @@ def _tile(frame: _Frame, place: _Place) -> list[Stmt]:
     sy, sx = spec.strides
     first = _corner(spec, place)
     offsets = [r * sy * spec.x.row + c * sx * spec.x.pitch for r, c in spots]
-    base, statement = bind("base", first)
+    base, statement = bind("base", first if frame.base is None else first - frame.base)
     return [*start, statement, *_reduce(frame, place, base, offsets), *_finish(frame, place, spots)]
 
 
@@ -160,7 +177,7 @@ def _corner(spec: ConvInt8Spec, place: _Place) -> Expr:
     return place.n * i64(x.plane) + moved + i64(fixed)
 
 
-def _reduce(frame: _Frame, place: _Place, base: Expr, offsets: Sequence[int]) -> list[Stmt]:
+def _reduce(frame: Frame, place: _Place, base: Expr, offsets: Sequence[int]) -> list[Stmt]:
     """Return the loops over the window and the channels."""
     spec = frame.spec
     rows, runs, steps = spec.runs
@@ -177,7 +194,7 @@ def _reduce(frame: _Frame, place: _Place, base: Expr, offsets: Sequence[int]) ->
     return [loop("r", rows, over)]
 
 
-def _dots(frame: _Frame, place: _Place, at: Expr, index: Expr, offsets: Sequence[int]) -> list[Stmt]:
+def _dots(frame: Frame, place: _Place, at: Expr, index: Expr, offsets: Sequence[int]) -> list[Stmt]:
     """Return one step: load weights once, broadcast four bytes of every pixel."""
     nv, total = place.vectors, frame.spec.steps
     body: list[Stmt] = []
@@ -196,7 +213,7 @@ def _dots(frame: _Frame, place: _Place, at: Expr, index: Expr, offsets: Sequence
     return body
 
 
-def _finish(frame: _Frame, place: _Place, spots: Sequence[tuple[int, int]]) -> list[Stmt]:
+def _finish(frame: Frame, place: _Place, spots: Sequence[tuple[int, int]]) -> list[Stmt]:
     """Return requantization and stores of all pixels of the tile."""
     spec, nv = frame.spec, place.vectors
     body: list[Stmt] = []

@@ -11,12 +11,12 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer, Stmt, Var
 
 from .depthwise_int8 import CHUNK, DepthwiseInt8Spec
+from .dot_int8 import dot_lanes
 from .emit import allocate, module, parameter, register
 from .int8_emit import (
     LANES,
     bind,
     border,
-    dot_lanes,
     i64,
     loop,
     put,
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """What every part of the kernel needs."""
+class Frame:
+    """What every part of the kernel needs.
+
+    `base`: offset in the image y of the first byte of the buffer `y`, where that is only a part of it.
+    """
 
     spec: DepthwiseInt8Spec
     isa: Isa
@@ -47,6 +50,7 @@ class _Frame:
     factor: Buffer
     y: Buffer
     sums: Sequence[Buffer]
+    base: Expr | None = None
 
     def sum(self, row: int, chunk: int, v: int) -> Buffer:
         """Return an accumulator."""
@@ -55,29 +59,39 @@ class _Frame:
 
 def build_depthwise(spec: DepthwiseInt8Spec, isa: Isa) -> tvm.IRModule:
     """Return the module whose `main` computes `spec`."""
-    rows, columns = spec.tile
-    lanes = spec.blocks * CHUNK
-    x, y = parameter("x", "uint8", [spec.x.bytes]), parameter("y", "uint8", [spec.y.bytes])
-    weights = parameter("weights", "int8", [lanes * rows * spec.quads * spec.kernel[1] * 4])
-    bias, factor = parameter("bias", "int32", [lanes]), parameter("factor", "float32", [lanes])
-    sums = [register(f"sum{i}", "int32", LANES) for i in range(rows * columns * 4)]
-    frame = _Frame(spec, isa, x, weights, bias, factor, y, sums)
+    frame = depthwise_frame(spec, isa, parameter("y", "uint8", [spec.y.bytes]))
 
     def body(begin: Var, end: Var) -> list[Stmt]:
-        return [*allocate(sums), tasks(begin, end, lambda task: _task(frame, task))]
+        return [*allocate(frame.sums), tasks(begin, end, lambda task: _task(frame, task))]
 
-    return module([x, weights, bias, factor, y], body)
+    return module([frame.x, frame.weights, frame.bias, frame.factor, frame.y], body)
 
 
-def _task(frame: _Frame, task: Var) -> list[Stmt]:
+def depthwise_frame(spec: DepthwiseInt8Spec, isa: Isa, y: Buffer) -> Frame:
+    """Return the kernel's parameters and registers; `y` is the output."""
+    rows, columns = spec.tile
+    lanes = spec.blocks * CHUNK
+    weights = parameter("kernels", "int8", [lanes * rows * spec.quads * spec.kernel[1] * 4])
+    bias, factor = parameter("biases", "int32", [lanes]), parameter("factors", "float32", [lanes])
+    sums = [register(f"total{i}", "int32", LANES) for i in range(rows * columns * 4)]
+    return Frame(spec, isa, parameter("x", "uint8", [spec.x.bytes]), weights, bias, factor, y, sums)
+
+
+def _task(frame: Frame, task: Var) -> list[Stmt]:
     """Return a block of output rows."""
     spec = frame.spec
-    rows, columns = spec.tile
+    rows = spec.tile[0]
     per_image = -(-spec.y.height // rows)
     n, first = bind("n", tirx.floordiv(task, i64(per_image)))
     block = tirx.floormod(task, i64(per_image)) * i64(rows)
     row, second = bind("row", smaller(block, spec.y.height - rows))
-    step = columns * spec.spread
+    return [first, second, *border(frame.y, spec.y, n, row, rows, spec.zero), *row_of_tiles(frame, n, row)]
+
+
+def row_of_tiles(frame: Frame, n: Expr, row: Expr) -> list[Stmt]:
+    """Return one row of tiles with all channels, from the output's row `row` on, without the border."""
+    spec = frame.spec
+    step = spec.tile[1] * spec.spread
 
     def over_columns(channel: Expr, keep: int) -> Stmt:
         def body(index: Var) -> list[Stmt]:
@@ -86,8 +100,7 @@ def _task(frame: _Frame, task: Var) -> list[Stmt]:
 
         return loop("columns", -(-spec.y.width // step), body)
 
-    edges = border(frame.y, spec.y, n, row, rows, spec.zero)
-    return [first, second, *edges, *_blocks(spec, over_columns)]
+    return _blocks(spec, over_columns)
 
 
 def _blocks(spec: DepthwiseInt8Spec, over_columns: Callable[[Expr, int], Stmt]) -> list[Stmt]:
@@ -99,7 +112,7 @@ def _blocks(spec: DepthwiseInt8Spec, over_columns: Callable[[Expr, int], Stmt]) 
     return parts + ([over_columns(i64(whole), rest)] if rest else [])
 
 
-def _tile(frame: _Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: int) -> list[Stmt]:
+def _tile(frame: Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: int) -> list[Stmt]:
     spec = frame.spec
     rows, columns = spec.tile
     body: list[Stmt] = []
@@ -119,7 +132,7 @@ def _tile(frame: _Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: in
 
 
 def _column(
-    frame: _Frame, base: Expr, block: Expr, quad: int, pixel: int, users: Sequence[tuple[int, int]]
+    frame: Frame, base: Expr, block: Expr, quad: int, pixel: int, users: Sequence[tuple[int, int]]
 ) -> list[Stmt]:
     """Return the dots of one column of four input rows."""
     spec = frame.spec
@@ -146,7 +159,7 @@ def _column(
     return body
 
 
-def _chunk(frame: _Frame, at: Expr) -> Expr:
+def _chunk(frame: Frame, at: Expr) -> Expr:
     """Return 64 bytes of input for a chunk; every other pixel where several pixels at stride 2 make one."""
     spec = frame.spec
     if spec.spread == 1 or spec.strides[1] == 1:
@@ -179,11 +192,11 @@ def _interleave(rows: Sequence[Expr]) -> tuple[list[Expr], list[Stmt]]:
     return data, body
 
 
-def _finish(frame: _Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: int) -> list[Stmt]:
+def _finish(frame: Frame, n: Expr, row: Expr, column: Expr, block: Expr, keep: int) -> list[Stmt]:
     """Return requantization and stores; only the first `keep` bytes of a chunk belong to the pixel."""
     spec, y = frame.spec, frame.spec.y
     at = n * i64(y.plane) + row * i64(y.row) + column * i64(y.pitch) + block * i64(CHUNK) + i64(y.origin)
-    out, statement = bind("out", at)
+    out, statement = bind("out", at if frame.base is None else at - frame.base)
     body: list[Stmt] = [statement]
     factors: list[Expr] = []
     for v in range(4):

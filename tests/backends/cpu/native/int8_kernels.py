@@ -12,6 +12,7 @@ import pytest
 tvm = pytest.importorskip("tvm", reason="needs pip install 'pared[tvm]'")
 
 from pared.backends.cpu.native.isa import Isa, host_isa  # noqa: E402
+from pared.backends.cpu.native.kernels import common  # noqa: E402
 from pared.backends.cpu.native.kernels.int8_tiles import SLACK_BYTES, Image  # noqa: E402
 from pared.compiler.backend import Array  # noqa: E402
 
@@ -40,6 +41,18 @@ def run(module: tvm.IRModule, isa: Isa, arrays: Sequence[Array], tasks: int, pie
     for begin, end in itertools.pairwise(bounds):
         kernel(*views, begin, end)
     return [v.numpy() for v in views]
+
+
+def run_plain(
+    module: tvm.IRModule, isa: Isa, arrays: Sequence[Array], tasks: int, pieces: int = 1
+) -> list[Array]:
+    """Do what `run` does through the C function that the engine calls: large buffers lie on the stack."""
+    kernel = common.load_kernel(module, isa)
+    held = [_with_slack(array) for array in arrays]
+    bounds = [tasks * i // pieces for i in range(pieces + 1)]
+    for begin, end in itertools.pairwise(bounds):
+        kernel(*held, begin, end)
+    return [flat[: array.size] for flat, array in zip(held, arrays, strict=True)]
 
 
 def _with_slack(array: Array) -> Array:
