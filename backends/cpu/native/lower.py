@@ -30,6 +30,7 @@ from .place import Builder, Unfit
 from .program import Program
 from .read import Reading, read
 from .reader import bind_batch
+from .separable import join_separable
 
 LayerRule = Callable[[Builder, L.Layer], None]
 
@@ -70,6 +71,7 @@ def _lowered(model: ir.Model, isa: Isa, batch: int, dry: bool) -> Program:
     program, refused = _write(reading, isa, dry)
     if refused:
         _refuse(f"node {refused[0][0]!r}: {refused[0][1]}", len(refused))
+    program = join_separable(program, isa)
     program.check()
     return program
 
