@@ -50,6 +50,7 @@ PASSES: PassTable = {
     "quantize": _pass("quantize.quantize", "Quantize"),
     "lowrank": _pass("lowrank.lowrank", "LowRank"),
     "mpo": _pass("lowrank.mpo", "Mpo"),
+    "lowrank-passthrough": _pass("lowrank.passthrough", "LowRankPassthrough"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
     "prune": _pass("prune.prune", "Prune"),
     "reconstruct": _pass("prune.reconstruct", "Reconstruct"),
