@@ -37,6 +37,7 @@ from .read_moves import (
 from .read_norms import layer_norm, lp_norm, reduce, softmax, square
 from .read_products import conv, gemm, matmul
 from .read_recurrent import recurrent
+from .read_scan import scan
 from .reader import (
     Reader,
     Refused,
@@ -317,6 +318,7 @@ RULES: Mapping[str, Rule] = {
     "Relu": either(_clip, chain),
     "Reshape": marked(_reshape),
     "Resize": resize,
+    "Scan": scan,
     "Slice": slice_,
     "Softmax": either(_softmax, softmax),
     "SpaceToDepth": space_to_depth,

@@ -30,7 +30,7 @@ def recurrent(reader: Reader, node: ir.Node) -> None:
     x = reader.real(node.inputs[0], node)
     steps, batch, size = shape_of(input_of(node, 0), node)
     cells = _cells(node, kind, len(reverse), size)
-    states = [_initial(reader, node, 5), _initial(reader, node, 6) if kind == "lstm" else None]
+    states = [initial(reader, node, 5), initial(reader, node, 6) if kind == "lstm" else None]
     layer = Recurrent(
         (x, *(state for state in states if state is not None)),
         L.Tensor(f"{node.outputs[0].name}_over_time", (steps + 2, len(reverse), batch, width_of(cells[0]))),
@@ -77,8 +77,7 @@ def take_rows(
 
 
 def _text(node: ir.Node, name: str, default: str) -> str:
-    value = attribute(node, name, default)
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return str(attribute(node, name, default))
 
 
 def _check(node: ir.Node, kind: Kind) -> bool:
@@ -92,7 +91,7 @@ def _check(node: ir.Node, kind: Kind) -> bool:
     if names is None:
         return False
     assert isinstance(names, Sequence), "activations is a list"
-    found = [name.decode().lower() if isinstance(name, bytes) else str(name).lower() for name in names]
+    found = [str(name).lower() for name in names]
     wanted = _DEFAULTS[kind]
     if kind == "rnn" and set(found) == {"relu"}:
         return True
@@ -147,7 +146,7 @@ def _array(node: ir.Node, index: int, shape: tuple[int, ...]) -> L.Floats | None
     return np.asarray(array, np.float32).reshape(shape)
 
 
-def _initial(reader: Reader, node: ir.Node, index: int) -> L.Tensor | None:
+def initial(reader: Reader, node: ir.Node, index: int) -> L.Tensor | None:
     """Return the tensor of an initial state, None where it is zero."""
     value = node.inputs[index] if len(node.inputs) > index else None
     if value is None:
