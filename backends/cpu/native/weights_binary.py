@@ -67,7 +67,7 @@ def _terms(value: ir.Value | None) -> list[_Term]:
     if node is None or constant_of(value) is not None:
         return [_plain(constant_of(value))]
     if node.op_type == "Transpose":
-        perm = ints_attribute(node, "perm", tuple(reversed(range(_rank(node)))))
+        perm = ints_attribute(node, "perm") or None
         return [
             (c.transpose(perm), np.broadcast_to(s, c.shape).transpose(perm))
             for c, s in _terms(node.inputs[0])
@@ -81,13 +81,6 @@ def _terms(value: ir.Value | None) -> list[_Term]:
     if producer(value, "DequantizeLinear") is not None:
         return [_dequantized(node)]
     return [_plain(constant_expression(value) if node.op_type != "Sign" else _sign(node))]
-
-
-def _rank(node: ir.Node) -> int:
-    value = node.inputs[0]
-    if value is None or value.shape is None:
-        raise CannotFold(f"the input of {node.name!r} has no shape")
-    return len(value.shape)
 
 
 def _sign(node: ir.Node) -> _Numbers | None:
