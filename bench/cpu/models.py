@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,16 @@ from ...compiler.openvino_import import no_openvino_telemetry
 from ..light_models import light_model
 from ..meter import Comparison, compare_latency, pinned
 from ..results import Page
+from .c_call import c_call_ms
+from .kernels import this_isa
+from .nets import mobilenet_v2, resnet18
+from .tflite_mlp import mlp_tflite
 
 Run = Callable[[], object]
 ROUNDS = 9
 LIGHT = ("squeezenet", "resnet50", "densenet121")
+OWN: Mapping[str, Callable[[], onnx.ModelProto]] = {"mobilenet_v2": mobilenet_v2, "resnet18": resnet18}
+MLP = (784, 512, 512, 10)
 TINY = {
     "kws01": "kws01_dscnn",
     "ad01": "ad01_fc_autoencoder",
@@ -41,19 +47,21 @@ TINY = {
     "vww01": "vww01_mobilenetv1",
 }
 HEADINGS = (
-    "model", "native ms", "ORT ms", "OpenVINO ms", "LiteRT ms", "ORT / native", "OpenVINO / native",
-    "LiteRT / native", "library KiB", "arena KiB", "compile s",
+    "model", "native ms", "in C ms", "ORT ms", "OpenVINO ms", "LiteRT ms", "ORT / native",
+    "OpenVINO / native", "LiteRT / native", "library KiB", "arena KiB", "compile s",
 )  # fmt: skip
 ABOUT = """`python -m pared.bench.cpu.models {kind}`. Batch 1, one pinned core, one thread, {rounds} rounds in
 turn, medians of wall time; ratios are medians of the ratios of each round, above 1 means that native is
-faster. Inputs and outputs are bound once everywhere: nothing is copied by Python, its call is included (about
-1 us for native and LiteRT, 10 us for onnxruntime and OpenVINO). Every native library passed pared's
-verification against the reference semantics when it was compiled.
+faster. Inputs and outputs are bound once everywhere: nothing is copied by Python, its call is included (0.3
+to 0.6 us for native and LiteRT, 10 us for onnxruntime and OpenVINO); "in C" is a loop in C around
+`pared_run`, without Python. Every native library passed pared's verification against the reference semantics
+when it was compiled.
 """
 INT8 = """
 kws01, ad01, ic01, vww01: MLPerf-Tiny; onnxruntime and OpenVINO run the QDQ form, LiteRT the `.tflite` file.
-The others have random weights and are quantized by pared; onnxruntime and OpenVINO run the same graph."""
-FLOAT = "\nSqueezeNet, ResNet-50 and DenseNet-121 have random weights. OpenVINO computes in float32."
+The others have random weights and are quantized by pared; onnxruntime and OpenVINO run the same graph. Of the
+MLP LiteRT runs a file that `bench/cpu/tflite_mlp.py` writes: the same weights, its own ranges."""
+FLOAT = "\nAll but the MLPerf-Tiny models have random weights. OpenVINO computes in float32."
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,8 @@ class Case:
     tflite: Path | None = None
 
 
-def cases(kind: str, data: Path) -> Iterator[Case]:
-    """Yield the models of a page."""
+def cases(kind: str, data: Path, folder: Path) -> Iterator[Case]:
+    """Yield the models of a page; `folder` takes files that are written for it."""
     models = data / "models"
     for name, file in TINY.items():
         if kind == "int8":
@@ -81,9 +89,19 @@ def cases(kind: str, data: Path) -> Iterator[Case]:
             yield Case(name, models / f"{file}_int8_qdq.onnx", "float", tflite)
         else:
             yield Case(name, models / f"{file}.onnx", "float")
-    yield Case("MLP 784-512-512-10", mlp((784, 512, 512, 10)), kind)
+    yield Case(
+        "MLP " + "-".join(map(str, MLP)), mlp(MLP), kind, _mlp_file(folder) if kind == "int8" else None
+    )
+    for name, make in OWN.items():
+        yield Case(name, make(), kind)
     for name in LIGHT:
         yield Case(name, light_model(name), kind)
+
+
+def _mlp_file(folder: Path) -> Path:
+    path = folder / "mlp.tflite"
+    path.write_bytes(mlp_tflite(mlp(MLP), np.random.default_rng(1).standard_normal((64, MLP[0]), np.float32)))
+    return path
 
 
 def mlp(sizes: Sequence[int]) -> onnx.ModelProto:
@@ -144,8 +162,12 @@ class Native:
         arena = np.zeros(executable.arena_bytes + 64, np.uint8)
         start = arena.ctypes.data + (-arena.ctypes.data % 64)
         self._held += [arrays, arena]
-        arguments = (_pointers(arrays[:count]), _pointers(arrays[count:]), ctypes.c_void_p(start))
-        self.run: Run = functools.partial(self._library.pared_run, *arguments)
+        self._arguments = (_pointers(arrays[:count]), _pointers(arrays[count:]), ctypes.c_void_p(start))
+        self.run: Run = functools.partial(self._library.pared_run, *self._arguments)
+
+    def in_c_ms(self) -> float:
+        """Return the time of a run without Python."""
+        return c_call_ms(self._library, self._arguments, this_isa())
 
 
 def _fixed(shape: Sequence[int | str]) -> tuple[int, ...]:
@@ -215,7 +237,8 @@ def in_litert(path: Path) -> Run:
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
     for port in interpreter.get_input_details():
-        interpreter.set_tensor(port["index"], _values("INT8", tuple(port["shape"])))
+        dtype = "INT8" if port["dtype"] is np.int8 else "FLOAT"
+        interpreter.set_tensor(port["index"], _values(dtype, tuple(port["shape"])))
     run: Run = interpreter.invoke
     return run
 
@@ -243,8 +266,11 @@ def measure(case: Case, page: Page, seconds: float) -> None:
             runs["litert"] = in_litert(case.tflite)
         compared = compare_latency(runs, rounds=ROUNDS, iterations=3000, limit=seconds)
         size = (own.path / engine.LIBRARY).stat().st_size
-    memory = [f"{size / 1024:.0f}", f"{native.arena_bytes / 1024:.1f}", f"{took:.1f}"]
-    page.add(case.name, *_times(compared), *_ratios(compared), *memory)
+    times, memory = (
+        _times(compared),
+        [f"{size / 1024:.0f}", f"{native.arena_bytes / 1024:.1f}", f"{took:.1f}"],
+    )
+    page.add(case.name, times[0], f"{native.in_c_ms():.4g}", *times[1:], *_ratios(compared), *memory)
 
 
 def _times(compared: Comparison) -> list[str]:
@@ -273,8 +299,8 @@ def main() -> None:
     about = ABOUT.format(kind=given.kind, rounds=ROUNDS) + (INT8 if given.kind == "int8" else FLOAT)
     title = f"Whole models in {given.kind}: native beside onnxruntime, OpenVINO and LiteRT"
     page = Page(given.output / f"native_{given.kind}.md", title, about, HEADINGS)
-    with pinned(1):
-        for case in cases(given.kind, Path(os.environ["PARED_DATA"])):
+    with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
+        for case in cases(given.kind, Path(os.environ["PARED_DATA"]), Path(folder)):
             if not given.only or case.name in given.only:
                 measure(case, page, given.seconds)
 
