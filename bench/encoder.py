@@ -35,7 +35,7 @@ class _Graph:
     def number(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
 
-    def node(self, op: str, *inputs: str, **attributes: int | float | Sequence[int]) -> str:
+    def node(self, op: str, *inputs: str, **attributes: float | Sequence[int]) -> str:
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
         return name
@@ -70,7 +70,7 @@ class _Graph:
 def encoder(
     layers: int = LAYERS, width: int = WIDTH, heads: int = HEADS, positions: int = POSITIONS, seed: int = 0
 ) -> onnx.ModelProto:
-    """Return the encoder from `x` to `y`, both [1, positions, width]; the same seed gives the same weights."""
+    """Return the encoder, `x` to `y`, both [1, positions, width]; the same seed gives the same weights."""
     graph, x = _Graph(seed), "x"
     for _ in range(layers):
         x = graph.norm(graph.node("Add", x, graph.attention(x, width, heads, positions)), width)

@@ -144,6 +144,37 @@ def as_rows(builder: Builder, view: View, name: str) -> View:
     return again
 
 
+def made_for(builder: Builder, tensor: L.Tensor, image: bool) -> View:
+    """Make the memory of a result: an image's or vector's where it is one, rows otherwise.
+
+    Quantized images have no border here; readers that need one get a copy.
+    """
+    if not image:
+        dtype = "float32" if tensor.quant is None else "uint8"
+        made = dense_for(builder, tensor.name, tensor.shape, dtype)
+        builder.where[tensor.name] = made
+        return made
+    if tensor.quant is None:
+        builder.floats_for(tensor)
+        return view_of(builder, tensor)
+    n, c, h, w = tensor.image
+    pitch = padded(c)
+    buffer = builder.dense(tensor.name, "uint8", (n, h, w, pitch))
+    strides = (h * w * pitch, 1, w * pitch, pitch)[: len(tensor.shape)]
+    made = View(buffer, "uint8", n * h * w * pitch, tensor.shape, strides)
+    builder.where[tensor.name] = made
+    return made
+
+
+def batches(batch: tuple[int, ...], operands: Sequence[Operand]) -> tuple[tuple[int, ...], list[Operand]]:
+    """Join the outer axes where all operands run on; the last two axes of each stay."""
+    outer, joined = merged(batch, [replace(one, strides=one.strides[:-2]) for one in operands])
+    return outer, [
+        replace(one, strides=(*some.strides, *one.strides[-2:]))
+        for one, some in zip(operands, joined, strict=True)
+    ]
+
+
 # --- layers that only look at memory otherwise ------------------------------------------------------------
 
 

@@ -57,10 +57,15 @@ def _numbers(chain: S.Chain, inputs: Sequence[int], constants: int, ops: int) ->
 
 def with_function(before: L.Layer, after: L.Layer) -> L.Layer | None:
     """Return a product with the function of its result as epilogue."""
-    if not isinstance(before, S.Dense) or not isinstance(after, S.Chain) or before.after != After():
+    if (
+        not _open(before)
+        or not isinstance(after, S.Chain)
+        or (isinstance(before, S.Dense) and after.output.quant)
+    ):
         return None
-    if len(after.inputs) != 1 or after.constants or after.output.quant is not None or len(before.inputs) > 1:
+    if len(after.inputs) != 1 or after.constants:
         return None
+    assert isinstance(before, S.Dense | S.IntProduct), "these are open"
     epilogue = function_of(after.ops)
     if epilogue is None or before.output.shape != after.output.shape:
         return None
@@ -69,16 +74,41 @@ def with_function(before: L.Layer, after: L.Layer) -> L.Layer | None:
 
 def with_residual(before: L.Layer, after: L.Layer) -> L.Layer | None:
     """Return a product with another tensor added."""
-    if not isinstance(before, S.Dense) or before.after != After() or len(before.inputs) > 1:
+    if not _open(before):
         return None
+    assert isinstance(before, S.Dense | S.IntProduct), "these are open"
     others = [x for x in after.inputs if x.name != before.output.name]
     sums = isinstance(after, S.Chain) and after.ops == (Op("add", (0, 1)),) and not after.constants
     if not sums or len(others) != 1 or {x.shape for x in after.inputs} != {after.output.shape}:
         return None
-    if others[0].quant is not None or after.output.quant is not None:
+    if others[0].quant is not None or (isinstance(before, S.Dense) and after.output.quant is not None):
         return None
-    inputs = (*before.inputs, others[0])
-    return replace(before, inputs=inputs, output=after.output, covers=before.covers + after.covers)
+    inputs, covers = (*before.inputs, others[0]), before.covers + after.covers
+    if isinstance(before, S.IntProduct):
+        return replace(before, inputs=inputs, output=after.output, covers=covers, residual=True)
+    return replace(before, inputs=inputs, output=after.output, covers=covers)
+
+
+def _open(layer: L.Layer) -> bool:
+    """Say whether a product's real result has nothing done to it yet."""
+    if isinstance(layer, S.Dense):
+        return layer.after == After() and len(layer.inputs) == 1
+    if not isinstance(layer, S.IntProduct) or layer.whole is not None or layer.output.quant is not None:
+        return False
+    return layer.after == After() and not layer.residual and not layer.perm
+
+
+def with_scale(before: L.Layer, after: L.Layer) -> L.Layer | None:
+    """Return a quantized product with the factor behind it; an addend or residual keeps them apart."""
+    if not isinstance(before, S.IntProduct) or not isinstance(after, S.Chain) or not _open(before):
+        return None
+    if before.addend is not None or before.output.shape != after.output.shape:
+        return None
+    found = _scaled_and_added(after, before.output.name)
+    if found is None or found[1] or found[2] is not None:
+        return None
+    factor = np.asarray(before.factor * np.float32(found[0]), np.float32)
+    return replace(before, output=after.output, covers=before.covers + after.covers, factor=factor)
 
 
 def with_bias(before: L.Layer, after: L.Layer) -> L.Layer | None:
@@ -104,9 +134,9 @@ def with_bias(before: L.Layer, after: L.Layer) -> L.Layer | None:
 
 def with_transpose(before: L.Layer, after: L.Layer) -> L.Layer | None:
     """Return a batched product that writes its result transposed, its columns still last."""
-    if not isinstance(before, S.MatMul) or not isinstance(after, L.Transpose) or before.perm:
+    if not isinstance(before, S.MatMul | S.IntProduct) or not isinstance(after, L.Transpose) or before.perm:
         return None
-    if after.perm[-1] != len(after.perm) - 1 or before.output.quant is not None:
+    if after.perm[-1] != len(after.perm) - 1 or (isinstance(before, S.IntProduct) and before.residual):
         return None
     return replace(before, output=after.output, covers=before.covers + after.covers, perm=after.perm)
 
@@ -238,4 +268,4 @@ def _gelu_forms() -> dict[str, Tree]:
 
 _FORMS = _gelu_forms()
 
-SEQUENCE_MERGES = (joined_chains, with_function, with_residual, with_bias, with_transpose)
+SEQUENCE_MERGES = (joined_chains, with_scale, with_function, with_residual, with_bias, with_transpose)

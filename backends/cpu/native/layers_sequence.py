@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from .kernels.after_f32 import After
 from .kernels.elementwise_f32 import Op
-from .layers import Floats, Layer
+from .layers import Floats, Layer, Quant
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,34 @@ class Dense(Layer):
     weight: Floats
     bias: Floats | None = None
     after: After = field(default_factory=After)
+
+
+@dataclass(frozen=True, eq=False)
+class IntProduct(Layer):
+    """Product of quantized rows with int8 weights or with a second quantized input (`kernels/matmul_int8.py`).
+
+    Attributes:
+        weight: int8 [K, N], None where the second input is the right side.
+        bias: int32 [N] in steps of the sums, None without one.
+        factor: float32 [N] or [1]: x_scale * w_scale, divided by y_scale for a whole result.
+        whole: parameters of the quantized result, None for a real one (then quantized where the output is).
+        low, high: limits of a whole result in 0..255.
+        addend: float32 [N], added to a real result or, by a quantized Add, to a whole one.
+        after: function and limits of a real result.
+        residual: the last input is added to a real result.
+        perm: as in `MatMul`.
+    """
+
+    weight: npt.NDArray[np.int8] | None
+    bias: npt.NDArray[np.int32] | None
+    factor: Floats
+    whole: Quant | None
+    low: int = 0
+    high: int = 255
+    addend: Floats | None = None
+    after: After = field(default_factory=After)
+    residual: bool = False
+    perm: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +106,7 @@ class Reduce(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Slice(Layer):
-    """Elements `starts[axis] + i * steps[axis]`; costs nothing. Axes not in `kept` have one element and go."""
+    """Elements `starts[axis] + i * steps[axis]`; costs nothing. Axes not in `kept` have one and go."""
 
     starts: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -90,7 +121,7 @@ class Expand(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Repeat(Layer):
-    """Every element `factors[axis]` times in a row, or, with `whole`, the axis over and over; costs a copy."""
+    """Every element `factors[axis]` times in a row; with `whole`, the axis over and over. Costs a copy."""
 
     factors: tuple[int, ...]
     whole: bool

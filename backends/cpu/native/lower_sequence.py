@@ -12,9 +12,10 @@ from . import layers as L
 from . import layers_sequence as S
 from .dense import (
     as_rows,
+    batches,
     copied,
     copy,
-    dense_for,
+    made_for,
     operand,
     reshaped,
     spread,
@@ -30,32 +31,11 @@ from .kernels.reduce_f32 import ReduceF32Spec
 from .kernels.rows_f32 import RowsF32Spec
 from .kernels.strided import LANES, Operand, merged
 from .kernels.take_f32 import TakeF32Spec
+from .lower_products import int_product
 from .place import Builder, Unfit, View, fits, row_major
 from .program import padded
 
 LayerRule = Callable[[Builder, L.Layer], None]
-
-
-def _made_for(builder: Builder, tensor: L.Tensor, image: bool) -> View:
-    """Make the memory of a result: an image's or vector's where it is one, rows otherwise.
-
-    Quantized images have no border here; readers that need one get a copy.
-    """
-    if not image:
-        dtype = "float32" if tensor.quant is None else "uint8"
-        made = dense_for(builder, tensor.name, tensor.shape, dtype)
-        builder.where[tensor.name] = made
-        return made
-    if tensor.quant is None:
-        builder.floats_for(tensor)
-        return view_of(builder, tensor)
-    n, c, h, w = tensor.image
-    pitch = padded(c)
-    buffer = builder.dense(tensor.name, "uint8", (n, h, w, pitch))
-    strides = (h * w * pitch, 1, w * pitch, pitch)[: len(tensor.shape)]
-    made = View(buffer, "uint8", n * h * w * pitch, tensor.shape, strides)
-    builder.where[tensor.name] = made
-    return made
 
 
 def _in_order(made: View) -> list[int]:
@@ -86,7 +66,7 @@ def _chain(builder: Builder, layer: L.Layer) -> None:
     packed = [
         _constant(builder, f"{layer.output.name}_c{i}", a, shape) for i, a in enumerate(layer.constants)
     ]
-    made = _made_for(builder, layer.output, layer.image)
+    made = made_for(builder, layer.output, layer.image)
     order = _in_order(made)
     given = [operand(v, x.quant) for v, x in zip(views, layer.inputs, strict=True)]
     given += [operand(view) for view, _ in packed]
@@ -131,7 +111,7 @@ def _matmul(builder: Builder, layer: L.Layer) -> None:
     rows, depth, columns = left.shape[-2], left.shape[-1], right.shape[-1]
     batch = shape[:-2]
     sides = [operand(spread(left, (*batch, rows, depth))), operand(spread(right, (*batch, depth, columns)))]
-    written = _made_for(builder, layer.output, image=False)
+    written = made_for(builder, layer.output, image=False)
     made = replace(written, shape=shape, strides=tuple(written.strides[axis] for axis in back))
     views = [spread(view, shape) for view in added]
     packed: tuple[str, ...] = ()
@@ -139,7 +119,7 @@ def _matmul(builder: Builder, layer: L.Layer) -> None:
         view, packed = _constant(builder, f"{layer.output.name}_added", layer.added, shape)
         views.append(view)
     more = [operand(view) for view in views]
-    outer, joined = _batches(batch, [*sides, operand(made, layer.output.quant), *more])
+    outer, joined = batches(batch, [*sides, operand(made, layer.output.quant), *more])
     spec = MatmulF32Spec(
         outer, rows, depth, columns, joined[0], joined[1], joined[2], layer.alpha, joined[3] if more else None
     )
@@ -148,22 +128,13 @@ def _matmul(builder: Builder, layer: L.Layer) -> None:
     builder.step("matmul_f32", spec, inputs, packed, made.buffer, layer.covers)
 
 
-def _batches(batch: tuple[int, ...], operands: Sequence[Operand]) -> tuple[tuple[int, ...], list[Operand]]:
-    """Join the outer axes where all operands run on; the last two axes of each stay."""
-    outer, joined = merged(batch, [replace(one, strides=one.strides[:-2]) for one in operands])
-    return outer, [
-        replace(one, strides=(*some.strides, *one.strides[-2:]))
-        for one, some in zip(operands, joined, strict=True)
-    ]
-
-
 def _rows(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, S.Rows), "the table says so"
     (x,), y = layer.inputs, layer.output
     view = view_of(builder, x)
     if y.shape[-1] > 1 and view.strides[-1] != 1:
         view = copied(builder, view, f"{y.name}_x")
-    made = _made_for(builder, y, image=False)
+    made = made_for(builder, y, image=False)
     length = y.shape[-1]
     outer, (data, output) = _rows_of(y.shape, [operand(view, x.quant), operand(made, y.quant)])
     spec = RowsF32Spec(
@@ -191,7 +162,7 @@ def _reduce(builder: Builder, layer: L.Layer) -> None:
     (x,), y = layer.inputs, layer.output
     view = view_of(builder, x)
     kept = [axis for axis in range(len(x.shape)) if axis not in layer.axes]
-    made = _made_for(builder, y, image=False)
+    made = made_for(builder, y, image=False)
     squeezed = reshaped(made, [x.shape[axis] for axis in kept])
     assert squeezed is not None, "only ones are added or removed"
     data, output = operand(view, x.quant), operand(squeezed, y.quant)
@@ -232,7 +203,7 @@ def _repeat(builder: Builder, layer: L.Layer) -> None:
             strides.append(one[1])
     wide = replace(view, shape=tuple(shape), strides=tuple(strides))
     images = len(view.shape) == 4 and view.strides[1] == 1 and layer.output.quant is None
-    made = _made_for(builder, layer.output, images)
+    made = made_for(builder, layer.output, images)
     target = reshaped(made, shape)
     assert target is not None, "axes are only split"
     order = _in_order(target)
@@ -261,7 +232,7 @@ def _join(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, S.Join), "the table says so"
     y = layer.output
     views = [view_of(builder, x) for x in layer.inputs]
-    made = _made_for(builder, y, layer.image)
+    made = made_for(builder, y, layer.image)
     order, at = _in_order(made), 0
     parts: list[Part] = []
     buffers: list[str] = []
@@ -291,7 +262,7 @@ def _pad(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, S.Pad), "the table says so"
     (x,), y = layer.inputs, layer.output
     view = view_of(builder, x)
-    made = _made_for(builder, y, layer.image)
+    made = made_for(builder, y, layer.image)
     inner = [n + min(0, b) + min(0, a) for n, b, a in zip(x.shape, layer.before, layer.after, strict=True)]
     if min(inner, default=1) < 1:
         raise Unfit(f"crops {x.shape} to nothing")
@@ -315,7 +286,7 @@ def _take(builder: Builder, layer: L.Layer) -> None:
         view, table = _constant(builder, f"{y.name}_table", layer.table, layer.table.shape)
     before, behind = view.shape[:axis], view.shape[axis + 1 :]
     numbers, constants, count = _numbers(builder, layer, view.shape[axis])
-    made = _made_for(builder, y, image=False)
+    made = made_for(builder, y, image=False)
     flat = reshaped(made, (*before, count, *behind))
     if flat is None:
         raise Unfit(f"gathers rows of {y.shape} that do not lie one behind the other")
@@ -350,6 +321,7 @@ SEQUENCE_RULES: Mapping[type[L.Layer], LayerRule] = {
     S.Chain: _chain,
     S.Dense: _dense,
     S.Expand: _expand,
+    S.IntProduct: int_product,
     S.Join: _join,
     S.MatMul: _matmul,
     S.Pad: _pad,

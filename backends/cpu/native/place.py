@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -153,6 +153,10 @@ class Builder:
             name = f"{base}_{count}"
         self._buffers[name] = Buffer(name, dtype, shape)
         return name
+
+    def is_port(self, buffer: str) -> bool:
+        """Say whether a buffer is the caller's memory."""
+        return buffer in self._inputs
 
     def dense(self, name: str, dtype: str, shape: tuple[int, ...]) -> str:
         """Make a buffer of any shape."""

@@ -293,9 +293,11 @@ def _places(node: ir.Node, size: int, out: int, scale: float | None) -> np.ndarr
 def _nearest(reader: Reader, node: ir.Node, places: Sequence[np.ndarray]) -> None:
     rounding = str(attribute(node, "nearest_mode", "round_prefer_floor"))
     how = {
-        "round_prefer_floor": lambda at: np.ceil(at - 0.5), "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-        "floor": np.floor, "ceil": np.ceil,
-    }[rounding]  # fmt: skip
+        "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+        "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+        "floor": np.floor,
+        "ceil": np.ceil,
+    }[rounding]
     shape, factors = shape_of(input_of(node, 0), node), []
     for size, at in zip(shape, places, strict=True):
         found = np.clip(how(at), 0, size - 1).astype(np.int64)

@@ -80,7 +80,7 @@ def reduce(reader: Reader, node: ir.Node) -> None:
 
 
 def axes_of(node: ir.Node) -> tuple[int, ...]:
-    """Return the axes of an operator that has them as an input or an attribute; refuses others than constants."""
+    """Return the axes of an operator, from its input or attribute; refuses others than constants."""
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         given = constant_expression(node.inputs[1])
         if given is None:

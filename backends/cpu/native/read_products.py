@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from . import layers as L
 from . import layers_sequence as S
 from .quantized import array_of, bias_steps, weights_of
 from .read_chain import emit, ending, is_image
+from .read_integer import integer_activations, integer_rows
 from .reader import Reader, Refused, Tail, clipped, covers, input_of, quantized_tail, shape_of, tensor_of
 from .real_product import real_product
 from .windows import window_of
@@ -96,9 +97,7 @@ def _rows(reader: Reader, node: ir.Node, columns: int) -> None:
     if last is not node:
         reader.take(last)
     product = _Product(node, 1, bias, last, L.Window((1, 1)), transposed=True)
-    found = _integer(reader, product)
-    if found is not None:
-        _integer_rows(reader, *found)
+    if integer_rows(reader, product):
         return
     weight, added = array_of(node.inputs[1]), array_of(bias)
     if weight is None or weight.dtype != np.float32:
@@ -111,23 +110,10 @@ def _rows(reader: Reader, node: ir.Node, columns: int) -> None:
     reader.sequence.add(layer.output.name)
 
 
-def _integer_rows(reader: Reader, layer: L.Layer, tail: Tail) -> None:
-    """Write a quantized product of rows as one of vectors, between two reshapes."""
-    (x,), y = layer.inputs, layer.output
-    flat = [
-        replace(t, name=f"{t.name}_{i}_rows", shape=(int(np.prod(t.shape[:-1])), t.shape[-1]))
-        for i, t in enumerate((x, y))
-    ]
-    flat[0] = replace(flat[0], name=f"{y.name}_x_rows")
-    reader.layers.append(L.Reshape((x,), flat[0], ()))
-    reader.layers.append(replace(layer, inputs=(flat[0],), output=flat[1]))
-    reader.take(*tail.nodes)
-    reader.emit(L.Reshape((flat[1],), y, ()), tail.value)
-    reader.sequence.add(y.name)
-
-
 def _activations(reader: Reader, node: ir.Node) -> None:
     """Read the product of two tensors that both depend on the input."""
+    if integer_activations(reader, node):
+        return
     operands = tuple(reader.real(value, node) for value in node.inputs)
     end = ending(node.outputs[0], node)
     emit(reader, node, end, S.MatMul(operands, end.tensor, covers(node, *end.nodes)))

@@ -18,14 +18,14 @@ of the outermost axis. May run in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .....compiler.backend import Verdict
-from .strided import LANES, Operand, bytes_of
+from .strided import Operand, bytes_of
 
 if TYPE_CHECKING:
     import tvm

@@ -20,7 +20,7 @@ from .strided import Operand, bytes_of
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-    from tvm.tirx import Stmt, Var
+    from tvm.tirx import Stmt
 
     from ..isa import Isa
 
