@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .records import Metric
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .pass_api import Context
-    from .records import Metric
     from .target import Target
 
 # Attachment of a payload: what the backend chose by measuring, a JSON object of strings for rebuilds.
@@ -86,6 +87,21 @@ class TimedChoice:
 
 
 @dataclass(frozen=True)
+class RegionRecord:
+    """A part of a model that runs as one piece.
+
+    Attributes:
+        engine: which one runs it.
+        nodes: names, in graph order.
+        reasons: why the preferred engine does not run it, each once; empty where it does.
+    """
+
+    engine: str
+    nodes: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Payload:
     """What lowering produced.
 
@@ -95,6 +111,7 @@ class Payload:
         options: JSON-able engine options needed at load time.
         attachments: file name -> text, stored under `reports/` of the artifact (shortened names, say).
         timed: choices taken by measuring; a rebuild repeats them and measures none.
+        regions: what runs where, in running order; empty for a model in one piece.
         notes: what the user should know.
     """
 
@@ -103,6 +120,7 @@ class Payload:
     options: Mapping[str, str | int | float | bool]
     attachments: Mapping[str, str] = field(default_factory=dict)
     timed: tuple[TimedChoice, ...] = ()
+    regions: tuple[RegionRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
 

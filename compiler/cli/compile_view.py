@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from . import render
+from .regions_view import candidate_sections
 from .units import bytes_text, count_text, name_text, number_text, plural, seconds_text
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def show(report: CompileReport, output: Path | None) -> RenderableType:
         render.section("Passes", _passes(report)) if report.passes else None,
         render.section("Left alone", _refused(report.passes)),
         render.section("Candidates", _candidates(report)) if report.candidates else None,
+        *(section for candidate in report.candidates for section in candidate_sections(candidate)),
         render.section("Notes", render.bullets(report.notes)),
         _result(report, output),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..backend import REGIONS, Array, Executable, Payload, TimedChoice
+from ..backend import REGIONS, Array, Executable, Payload
 from ..errors import ArtifactError, MissingTool, ParedError, PipelineError, nearest
 from ..ir.pages import SPILLED_BYTES, release_memory
 from ..machine import find_machine
@@ -150,7 +150,8 @@ def _build(job: Job, model: ir.Model, variant: str, engine: str, scratch: Path) 
     if size > SPILLED_BYTES:
         release_memory()
     executable = job.backend.load(folder, engine, payload.options, job.recipe.threads)
-    record = _record(f"{variant}/{engine}", payload_bytes=size, timed=payload.timed)
+    record = _record(f"{variant}/{engine}", payload_bytes=size)
+    record = dataclasses.replace(record, timed=payload.timed, regions=payload.regions)
     return _Candidate(variant, payload, executable, record)
 
 
@@ -228,10 +229,8 @@ def _final(record: CandidateRecord, kept: _Candidate, why: str) -> CandidateReco
     return record if record.verdict else dataclasses.replace(record, verdict="not chosen")
 
 
-def _record(
-    name: str, payload_bytes: int = 0, verdict: str = "", timed: tuple[TimedChoice, ...] = ()
-) -> CandidateRecord:
-    return CandidateRecord(name, None, None, None, None, payload_bytes, False, verdict, timed)
+def _record(name: str, payload_bytes: int = 0, verdict: str = "") -> CandidateRecord:
+    return CandidateRecord(name, None, None, None, None, payload_bytes, False, verdict)
 
 
 def _none_left(records: Sequence[CandidateRecord]) -> ParedError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..artifact.manifest import ChoiceRecord
-from ..backend import Signature, TimedChoice
+from ..backend import RegionRecord, Signature, TimedChoice
 from ..ir.stats import Counts
 from ..manager import PassRecord
 from ..pass_api import Refusal
@@ -30,6 +30,7 @@ class CandidateRecord:
         chosen: exactly one candidate is.
         verdict: one line.
         timed: what its backend chose by measuring, kernels and regions.
+        regions: what runs where; empty for a model in one piece.
     """
 
     name: str
@@ -41,6 +42,7 @@ class CandidateRecord:
     chosen: bool
     verdict: str
     timed: tuple[TimedChoice, ...] = ()
+    regions: tuple[RegionRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ....compiler.backend import REGIONS, Payload
+from ....compiler.backend import REGIONS, Payload, RegionRecord
 from ....compiler.errors import UnsupportedOp
 from ....compiler.ir.export import weight_bytes
 from ....compiler.ir.text import fingerprint
@@ -216,10 +216,17 @@ def _payload(
     files[PLAN] = plan_text(shop.signature, parts).encode()
     attachments |= {REPORT: _report(shop, plans, chosen), **decisions.attachments()}
     options: dict[str, str | int] = {"isa": shop.isa.text, REGIONS: len(parts)}
-    payload = Payload("mixed", files, options, attachments, decisions.timed(), decisions.notes())
+    regions = tuple(_region_record(region, chosen.division) for region in chosen.division.regions)
+    payload = Payload("mixed", files, options, attachments, decisions.timed(), regions, decisions.notes())
     # A large graph lies in a temporary folder that goes with its own payload.
     weakref.finalize(payload, lambda kept: None, graph)
     return payload
+
+
+def _region_record(region: Region, division: Division) -> RegionRecord:
+    why = {placement.node: placement.reason for placement in division.placements}
+    names = tuple(node.name or "" for node in region.nodes)
+    return RegionRecord(region.backend, names, tuple(dict.fromkeys(why[name] for name in names if why[name])))
 
 
 def _report(shop: Workshop, plans: Sequence[Candidate], chosen: Candidate) -> str:

@@ -56,7 +56,7 @@ def lower(model: ir.Model, target: Target, ctx: Context) -> Payload:
     report = json.dumps(built.report, indent=1) + "\n"
     attachments = {**graph.attachments, REPORT: report, **decisions.attachments()}
     files = {**graph.files, **built.files}
-    payload = Payload("native", files, options, attachments, decisions.timed(), decisions.notes())
+    payload = Payload("native", files, options, attachments, decisions.timed(), notes=decisions.notes())
     # A large graph lies in a temporary folder that goes with its own payload.
     weakref.finalize(payload, lambda kept: None, graph)
     return payload
