@@ -1,0 +1,37 @@
+"""A BERT-like encoder: engine `native` beside onnxruntime and OpenVINO in the same interleaved run.
+
+PARED_DATA=… python -m pared.bench.cpu.encoder [--seconds 6]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..encoder import encoder
+from ..meter import pinned
+from ..results import Page
+from .models import HEADINGS, ROUNDS, Case, measure
+
+ABOUT = f"""`python -m pared.bench.cpu.encoder`. `bench/encoder.py`: 4 layers, width 256, 4 heads, 128 positions,
+436 million multiply-accumulates, random weights. Batch 1, one pinned core, one thread, {ROUNDS} rounds in turn,
+medians of wall time; ratios are medians of the ratios of each round, above 1 means that native is faster.
+int8: quantized by pared, statically, per channel; onnxruntime and OpenVINO run the same graph, OpenVINO's
+float computes in float32. Every native library passed pared's verification against the reference semantics.
+"""
+
+
+def main() -> None:
+    """Measure both precisions and write the page."""
+    parser = argparse.ArgumentParser(description="a transformer encoder: native beside its peers")
+    parser.add_argument("--seconds", type=float, default=6.0, help="per precision")
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    given = parser.parse_args()
+    page = Page(given.output / "native_encoder.md", "A transformer encoder", ABOUT, HEADINGS)
+    with pinned(1):
+        for precision in ("float", "int8"):
+            measure(Case(f"encoder, {precision}", encoder(), precision), page, given.seconds)
+
+
+if __name__ == "__main__":
+    main()
