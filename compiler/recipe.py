@@ -21,6 +21,7 @@ class Recipe(BaseModel):
         sparsity: share of weights to prune, 0..1; None prunes none unless a pattern is given.
         prune_criterion: None: sparsegpt with calibration data, magnitude without.
         prune_pattern: `2:4`, `16x1`, `shared32`, ...; None: unstructured.
+        max_macs, max_params: share of multiply-accumulates and of parameters to keep, by low rank.
         pipeline: pipeline text; None derives it from what is asked above and `opt_level`.
         opt_level: 0..3 as in -O0..-O3.
         shapes: input name -> dimensions that replace symbolic ones.
@@ -43,8 +44,10 @@ class Recipe(BaseModel):
     target: str = "cpu"
     precision: str | None = None
     sparsity: float | None = Field(default=None, ge=0, le=1)
-    prune_criterion: Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt"] | None = None
+    prune_criterion: Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt", "datafree"] | None = None
     prune_pattern: str | None = None
+    max_macs: float | None = Field(default=None, gt=0, le=1)
+    max_params: float | None = Field(default=None, gt=0, le=1)
     pipeline: str | None = None
     opt_level: int = Field(default=2, ge=0, le=3)
     shapes: dict[str, tuple[int | str, ...]] = Field(default_factory=dict)

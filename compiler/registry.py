@@ -53,6 +53,8 @@ PASSES: PassTable = {
     "lowrank-passthrough": _pass("lowrank.passthrough", "LowRankPassthrough"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
     "prune": _pass("prune.prune", "Prune"),
+    "estimate-channels": _pass("prune.estimate_channels", "EstimateChannels"),
+    "prune-datafree": _pass("prune.datafree", "PruneDatafree"),
     "reconstruct": _pass("prune.reconstruct", "Reconstruct"),
     "bias-correct": _pass("prune.bias", "BiasCorrect"),
     "renormalize": _pass("prune.renormalize", "Renormalize"),

@@ -14,7 +14,7 @@ RECIPE = "Recipe and pipeline"
 DEBUG = "Looking inside"
 
 Fallback = Literal["error", "cpu"]
-Criterion = Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt"]
+Criterion = Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt", "datafree"]
 
 Model = Annotated[
     Path | None,
@@ -65,6 +65,20 @@ PrunePattern = Annotated[
         rich_help_panel=PRECISION,
     ),
 ]
+MaxMacs = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0..1",
+        help="Share of the multiply-accumulates to keep: layers become chains of lower rank.",
+        rich_help_panel=PRECISION,
+    ),
+]
+MaxParams = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0..1", help="Share of the parameters to keep, in the same way.", rich_help_panel=PRECISION
+    ),
+]
 CalibData = Annotated[
     Path | None,
     typer.Option(
@@ -86,7 +100,7 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(
         metavar="POINTS",
-        help="Largest allowed loss of the metric, in points; layers that cost more stay in float.",
+        help="Largest allowed loss of the metric, in points; layers that cost more stay as they are.",
         rich_help_panel=PRECISION,
     ),
 ]

@@ -46,6 +46,8 @@ def compile_model(
     sparsity: float | None = None,
     prune_criterion: str | None = None,
     prune_pattern: str | None = None,
+    max_macs: float | None = None,
+    max_params: float | None = None,
     pipeline: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     exclude: Sequence[str] = (),
@@ -70,8 +72,10 @@ def compile_model(
         calibration: `.npz`, folder of `.npy`, mapping of arrays or iterable of dicts; first axis = samples.
         output: folder of the artifact; None writes to a new temporary folder.
         sparsity: share of weights to set to zero, 0 to 1.
-        prune_criterion: `magnitude`, `wanda`, `wanda-dsnot` or `sparsegpt`.
+        prune_criterion: `magnitude`, `wanda`, `wanda-dsnot`, `sparsegpt`, or `datafree` (whole channels).
         prune_pattern: `2:4`, `16x1`, `shared32`, ...; None prunes single weights.
+        max_macs: share of the multiply-accumulates to keep, by low rank.
+        max_params: share of the parameters to keep, by low rank.
         pipeline: pipeline text instead of the one that the options above and `opt_level` stand for.
         shapes: input name -> sizes that replace symbolic ones.
         exclude: node names or regular expressions that stay in float.
@@ -98,6 +102,7 @@ def compile_model(
     raw: dict[str, object] = {
         "model": path(model), "target": target, "precision": precision, "pipeline": pipeline,
         "sparsity": sparsity, "prune_criterion": prune_criterion, "prune_pattern": prune_pattern,
+        "max_macs": max_macs, "max_params": max_params,
         "opt_level": opt_level, "shapes": {k: tuple(v) for k, v in (shapes or {}).items()},
         "calibration": path(calibration), "test_data": path(test_data), "metric": metric,
         "max_drop": max_drop, "exclude": tuple(exclude), "seed": seed, "force": force,

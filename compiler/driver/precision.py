@@ -54,17 +54,18 @@ def parse_precision(text: str | None) -> Precision | None:
     return Precision(widths[0], widths[1] if len(widths) > 1 else None)
 
 
-def default_pipeline(precision: Precision | None, level: int, pruning: str = "") -> str:
+def default_pipeline(precision: Precision | None, level: int, shrinking: str = "") -> str:
     """Return the pipeline of a precision at -O0..-O3.
 
     -O0 rewrites nothing that is not asked for, -O1 cleans up exactly, -O2 also folds and fuses (rounding may
-    differ within the derived bound), -O3 also spends calibration time on rounding and ranges. `pruning` is
-    the text of the passes that prune; zeros stay zeros in what follows.
+    differ within the derived bound), -O3 also spends calibration time on rounding and ranges. `shrinking`
+    is the text of passes that factor and prune; zeros stay zeros in what follows.
     """
     # BatchNorm statistics must be read before they are folded away.
     steps = ["estimate-ranges"] if precision is not None and precision.ranges == "datafree" else []
+    steps += ["estimate-channels"] if "prune-datafree" in pruning else []
     steps += [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
-    steps += [pruning]
+    steps += [shrinking]
     if precision is not None:
         steps += ["balance"] if level >= 2 and precision.needs_calibration else []
         steps += [_quantize(precision, level), _recurrent(precision), "relu-into-quantizer"]

@@ -1,9 +1,10 @@
-"""The pruning that a recipe asks for, as pipeline text."""
+"""The pruning and the low rank that a recipe asks for, as pipeline text."""
 
 from __future__ import annotations
 
 from ..errors import PipelineError
 from ..recipe import Recipe
+from .precision import parse_precision
 
 _CRITERIA = {
     "magnitude": "criterion=magnitude",
@@ -13,11 +14,40 @@ _CRITERIA = {
 }
 
 
+def shrinking_text(recipe: Recipe, *, has_calibration: bool) -> str:
+    """Return the passes that make the model smaller: low rank first, then zeros; empty when none is asked for.
+
+    Raises:
+        PipelineError: as `lowrank_text` and `pruning_text`.
+    """
+    texts = lowrank_text(recipe), pruning_text(recipe, has_calibration=has_calibration)
+    return ",".join(text for text in texts if text)
+
+
+def lowrank_text(recipe: Recipe) -> str:
+    """Return the pass that stands for `max_macs` and `max_params`; empty without them.
+
+    Raises:
+        PipelineError: a pipeline that does not factor layers beside a budget.
+    """
+    budgets = {"macs": recipe.max_macs, "params": recipe.max_params}
+    options = [f"{name}={share:g}" for name, share in budgets.items() if share is not None]
+    if not options:
+        return ""
+    if recipe.pipeline is not None and "lowrank" not in recipe.pipeline:
+        raise PipelineError(
+            "budget-pipeline",
+            "max_macs or max_params is asked for, and a pipeline is given that does not factor layers",
+            "write lowrank{macs=...} into the pipeline, or leave one of them out",
+        )
+    return f"lowrank{{{' '.join(options)}}}"
+
+
 def pruning_text(recipe: Recipe, *, has_calibration: bool) -> str:
     """Return the passes that stand for `sparsity`, `prune_criterion` and `prune_pattern`; empty without them.
 
     With calibration data the criterion is sparsegpt by default and the layers are fitted again from -O2 on;
-    without, it is magnitude.
+    without, it is magnitude. `datafree` is about whole channels.
 
     Raises:
         PipelineError: a criterion without a level, or a pipeline that does not prune beside a level.
@@ -37,6 +67,8 @@ def pruning_text(recipe: Recipe, *, has_calibration: bool) -> str:
             "sparsity is asked for, and a pipeline is given that does not prune",
             "write prune{sparsity=...} into the pipeline, or leave one of them out",
         )
+    if recipe.prune_criterion == "datafree":
+        return _datafree(recipe)
     criterion = recipe.prune_criterion or ("sparsegpt" if has_calibration else "magnitude")
     options = [_CRITERIA[criterion]] if criterion != "magnitude" else []
     if recipe.sparsity is not None:
@@ -46,3 +78,16 @@ def pruning_text(recipe: Recipe, *, has_calibration: bool) -> str:
     step = f"prune{{{' '.join(options)}}}"
     repairs = has_calibration and recipe.opt_level >= 2
     return f"{step},reconstruct" if repairs else step
+
+
+def _datafree(recipe: Recipe) -> str:
+    """Whole channels go; what rounding to few bits costs is made up for as well."""
+    if recipe.sparsity is None or recipe.prune_pattern is not None:
+        raise PipelineError(
+            "prune-pattern",
+            f"prune_criterion datafree takes whole channels, prune_pattern {recipe.prune_pattern!r} single weights",
+            "give --sparsity without --prune-pattern, or another criterion",
+        )
+    precision = parse_precision(recipe.precision)
+    bits = f" bits={precision.weights}" if precision is not None and precision.weights >= 2 else ""
+    return f"prune-datafree{{sparsity={recipe.sparsity:g}{bits}}}"

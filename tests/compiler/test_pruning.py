@@ -31,6 +31,13 @@ def test_criterion_and_pattern_are_handed_on() -> None:
     assert found == 'prune{criterion=wanda refine=dsnot pattern="2:4"}'
 
 
+def test_datafree_pruning_reads_batchnorm_first_and_knows_the_bits() -> None:
+    recipe = Recipe(sparsity=0.3, prune_criterion="datafree", precision="w6")
+    passes = resolved_pipeline(recipe)
+    assert passes.startswith("estimate-channels,")
+    assert "prune-datafree{bits=6}" in passes  # 0.3 is the default
+
+
 def test_pruning_stands_before_quantization_in_the_pipeline() -> None:
     recipe = Recipe(sparsity=0.5, precision="int8", calibration="c.npz")
     passes = resolved_pipeline(recipe)
@@ -52,6 +59,7 @@ def test_a_flag_wins_over_the_pipeline_that_a_saved_recipe_derived(tmp_path: Pat
         ({"sparsity": -0.1}, "bad-value"),
         ({"sparsity": 0.5, "prune_criterion": "guess"}, "bad-value"),
         ({"prune_criterion": "wanda"}, "sparsity-missing"),
+        ({"sparsity": 0.5, "prune_criterion": "datafree", "prune_pattern": "2:4"}, "prune-pattern"),
         ({"sparsity": 0.5, "pipeline": "quantize"}, "sparsity-pipeline"),
     ],
 )
