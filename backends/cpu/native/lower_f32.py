@@ -9,6 +9,7 @@ from typing import Literal, cast
 import numpy as np
 
 from . import layers as L
+from .choose_f32 import takes_strassen, takes_winograd
 from .kernels import (
     conv_f32,
     depthwise_f32,
@@ -27,7 +28,7 @@ from .kernels.gemm_f32 import GemmF32Spec, Pixels
 from .kernels.pool_f32 import PoolF32Spec
 from .kernels.softmax_f32 import SoftmaxF32Spec
 from .kernels.strassen_f32 import StrassenF32Spec
-from .kernels.window import Window, padded, padded_vector
+from .kernels.window import Window, padded_vector
 from .kernels.winograd_f32 import WinogradF32Spec
 from .layers import Floats
 from .place import Builder, Held, Unfit, View, fits
@@ -44,12 +45,6 @@ def after(low: float, high: float, bias: bool = False, residual: bool = False) -
     return After(bias, residual, low=None if low == -np.inf else low, high=None if high == np.inf else high)
 
 
-# What Winograd's products and the direct convolution reach on one core (kernels/winograd_f32.py), and how
-# fast weights come that no cache holds. Ratios count, not the absolute values.
-DIRECT_MACS_PER_NS = 52.0
-WINOGRAD_PRODUCTS_PER_NS = 34.0
-WEIGHT_BYTES_PER_NS = 25.0
-CACHE_BYTES = 1 << 20
 LEAST_CHANNELS = 16
 
 
@@ -84,15 +79,8 @@ def _winograd_spec(builder: Builder, layer: L.FloatLayer) -> WinogradF32Spec | N
     spec = WinogradF32Spec(window_of(x, layer.window), x.channels, outs, epilogue)
     if not winograd_f32.supports(spec, builder.isa).ok:
         return None
-    return spec if _is_faster(replace(spec, window=replace(spec.window, batch=1))) else None
-
-
-def _is_faster(spec: WinogradF32Spec) -> bool:
-    """Predict for one image whether Winograd beats the direct convolution; batches are to decide alike."""
-    weights = 4 * winograd_f32.POINTS * spec.channels * padded(spec.out_channels)
-    slow = weights / WEIGHT_BYTES_PER_NS if weights > CACHE_BYTES else 0.0
-    predicted = spec.products() / WINOGRAD_PRODUCTS_PER_NS + slow
-    return predicted < spec.macs() / DIRECT_MACS_PER_NS
+    one = replace(spec, window=replace(spec.window, batch=1))
+    return spec if takes_winograd(one, builder.isa, epilogue.residual, builder.dry) else None
 
 
 def _winograd(builder: Builder, layer: L.FloatLayer, spec: WinogradF32Spec) -> None:
@@ -156,7 +144,8 @@ def _gemm(builder: Builder, layer: L.FloatLayer) -> None:
     made = builder.floats_for(layer.output)
     name, inputs = layer.output.name, [held.buffer, *second]
     halved = StrassenF32Spec(rows, depth, layer.output.channels, epilogue, pixels)
-    if not flat and strassen_f32.supports(halved, builder.isa).ok:
+    one = replace(halved, rows=rows // i.batch)
+    if not flat and takes_strassen(one, builder.isa, bool(second), builder.dry):
         constants = builder.constants(name, lambda: strassen_f32.pack(halved, weight, layer.bias))
         builder.step("strassen_f32", halved, inputs, constants, made.buffer, layer.covers, in_place)
         return

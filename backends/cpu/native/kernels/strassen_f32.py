@@ -19,7 +19,7 @@ tile of rows by some column blocks.
 Predicted: 8/7 of `gemm_f32` less 2-4 %. Measured in a ResNet-50 on one core of Zen 4 (peak 58-60), GMAC/s
 of the product as defined, beside `gemm_f32` in the same place: 196x256x1024 62 (55), 196x1024x256 64 (56),
 784x128x512 62 (56), 784x512x128 63 (58), 3136x256x64 60 (58), 49x512x2048 62 (54): 54-55 done per ns, 92 %.
-Prefetching into the first-level cache, one product of 16-64 KiB ahead, cost 4 %: it drives out what is in use.
+Prefetching into the first-level cache, 16-64 KiB ahead, cost 4 %: it drives out what is in use.
 
 Error: that of a sum over K with the magnitudes of the formulas above (every minus read as a plus) in place
 of |A| |B|; with random values about twice that of `gemm_f32`.

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from .....compiler.backend import Verdict
 from .after_f32 import After
-from .gemm_f32 import accumulators
+from .gemm_f32 import PREFETCHED_BYTES, accumulators
 from .window import LANES, Window, groups_of, interleave, padded, padded_vector, split_groups, tile_size
 
 if TYPE_CHECKING:
@@ -298,12 +298,17 @@ class _Winograd:
         right = first * (POINTS * spec.channels) + k * (spec.channels * vectors)
         to = (k * spec.block + row) * vectors
 
+        far = spec.channels * vectors
+        ahead = range(vectors) if self.weight.shape[0] * 4 >= PREFETCHED_BYTES else ()
+
         def products(c: Expr) -> list[Stmt]:
-            return tile.products(
+            place = right + c * vectors
+            summed = tile.products(
                 range(rows),
                 lambda i: emit.load(self.turned, left + i * spec.pitch + c),
-                lambda j: emit.load(self.weight, (right + c * vectors + j) * LANES, lanes=LANES),
+                lambda j: emit.load(self.weight, (place + j) * LANES, lanes=LANES),
             )
+            return [*summed, *(emit.prefetch(self.weight, (place + (far + j)) * LANES) for j in ahead)]
 
         stored = [
             emit.store(self.sums, tile.value(i, j), (to + (i * vectors + j)) * LANES, lanes=LANES)
