@@ -17,10 +17,14 @@ Measured on one Zen 4 core, requantization included: 3x3, 256 channels, 28x28 23
 16 channels, 32x32 217 (93 %); 64 channels, 8x8 216 (93 %); 1x1, 128 channels, 6x6 215 (92 %); 64 channels,
 25x5 195 (84 %); 10x4 on one channel 183 (78 %); 3x3 on 3 channels to 16, 32x32 134 (57 %: 9 steps per
 vector of results, whose end takes as long as 5).
+Groups, against the same computed with zero weights in between: 32 groups of 4 channels, 3x3, 28x28 68 us
+and 497 (53 GMAC/s of the model's own products, the vectors of 16 outputs span 4 groups); 4 groups of 32 129
+and 497 (223 GMAC/s); 3 groups of 80, 1x1, 28x28 73 and 200 (208 GMAC/s).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,7 +67,8 @@ class ConvInt8Spec:
         zero: output zero point.
         low, high: limits of the output byte.
         small: every factor is below 1/2, so that rounding needs no care for int32 (see `is_small`).
-        group: channels are computed as one group with zero weights in between.
+        group: a tile reads the channels of the groups that its outputs belong to (`band`); weights are zero
+            where a channel is of another one of them.
         residual: the image that is added; same height, width and pitch as y, any border.
         add: how it is added; `zero`, `low`, `high` belong to the convolution, those of the sum are in `add`.
         registers: vectors of 16 sums and weights that a tile may hold (`int8_tiles.registers_of`).
@@ -116,14 +121,39 @@ class ConvInt8Spec:
     def joined(self) -> bool:
         """Whether a row of the window is one run of bytes."""
         together = -(-self.kernel[1] * self.x.pitch // 4)
-        return self.dilations[1] == 1 and together <= self.kernel[1] * -(-self.x.channels // 4)
+        whole = self.band[1] == self.x.channels
+        return whole and self.dilations[1] == 1 and together <= self.kernel[1] * -(-self.x.channels // 4)
 
     @property
     def runs(self) -> tuple[int, int, int]:
         """Return rows of the window, runs of bytes per row, and steps of four bytes per run."""
         if self.joined:
             return self.kernel[0], 1, -(-self.kernel[1] * self.x.pitch // 4)
-        return *self.kernel, -(-self.x.channels // 4)
+        return *self.kernel, -(-self.band[1] // 4)
+
+    @property
+    def band(self) -> tuple[int, int]:
+        """Vectors of a tile, 0 for any, and the input channels that it reads: all of them without groups."""
+        if self.group == 1:
+            return 0, self.x.channels
+        y, window, best = self.view.y, self.kernel[0] * self.kernel[1], (0, self.x.channels)
+        least = math.inf
+        for nv in range(1, min(self.vectors, 8) + 1):
+            span = self._span(nv)
+            steps = window * -(-span // 4)
+            cycles = choose_tile(y.height, y.width, self.vectors, steps, self.registers, nv)[1]
+            if cycles < least:
+                best, least = (nv, span), cycles
+        return best
+
+    def _span(self, nv: int) -> int:
+        """Return the most channels that the groups of `nv` vectors of outputs have together."""
+        outputs, inputs = self.y.channels // self.group, self.x.channels // self.group
+        tiles = range(0, self.y.channels, 16 * nv)
+        last = (min(first + 16 * nv, self.y.channels) - 1 for first in tiles)
+        return max(
+            (end // outputs - first // outputs + 1) * inputs for first, end in zip(tiles, last, strict=True)
+        )
 
     @property
     def steps(self) -> int:
@@ -135,7 +165,7 @@ class ConvInt8Spec:
     def tile(self) -> Tile:
         """The register tile."""
         y = self.view.y
-        return choose_tile(y.height, y.width, self.vectors, self.steps, self.registers)
+        return choose_tile(y.height, y.width, self.vectors, self.steps, self.registers, self.band[0])[0]
 
     @property
     def channel_groups(self) -> int:
@@ -238,9 +268,14 @@ def _ungrouped(weight: npt.NDArray[np.int8], group: int) -> npt.NDArray[np.int8]
 def _pack_weights(spec: ConvInt8Spec, dense: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Return [OCp, steps * 4] in the order in which bytes of the input are read."""
     outputs, channels, rows, columns = dense.shape
-    per_pixel = spec.x.pitch if spec.joined else -(-channels // 4) * 4
+    deep, span = spec.band
+    per_pixel = spec.x.pitch if spec.joined else -(-span // 4) * 4
     wide = np.zeros((spec.y.pitch, rows, columns, per_pixel), np.int8)
-    wide[:outputs, ..., :channels] = dense.transpose(0, 2, 3, 1)
+    tile = 16 * deep or spec.y.pitch
+    for first in range(0, outputs, tile):
+        start = min(first * spec.group // outputs * (channels // spec.group), channels - span)
+        part = dense[first : first + tile, start : start + span].transpose(0, 2, 3, 1)
+        wide[first : first + len(part), ..., :span] = part
     r, runs, steps = spec.runs
     runs_of = wide.reshape(spec.y.pitch, r, runs, -1)
     padded = np.zeros((spec.y.pitch, r, runs, steps * 4), np.int8)

@@ -174,7 +174,13 @@ def _corner(spec: ConvInt8Spec, place: _Place) -> Expr:
     x, (sy, sx) = spec.x, spec.strides
     fixed = x.origin - spec.pads[0] * x.row - spec.pads[1] * x.pitch
     moved = place.row * i64(sy * x.row) + place.column * i64(sx * x.pitch)
-    return place.n * i64(x.plane) + moved + i64(fixed)
+    at = place.n * i64(x.plane) + moved + i64(fixed)
+    deep, span = spec.band
+    if not deep:
+        return at
+    outputs, inputs = spec.y.channels // spec.group, x.channels // spec.group
+    group = tirx.floordiv(place.channel * i64(LANES), i64(outputs))
+    return at + smaller(group * i64(inputs), x.channels - span)
 
 
 def _reduce(frame: Frame, place: _Place, base: Expr, offsets: Sequence[int]) -> list[Stmt]:

@@ -8,6 +8,7 @@ that only a first convolution reads, anything down to the number of channels.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -108,14 +109,25 @@ def registers_of(isa: Isa) -> int:
     return 6 if isa.arch == "x86_64" else 7
 
 
-def choose_tile(height: int, width: int, vectors: int, steps: int, registers: int = REGISTERS) -> Tile:
-    """Return the tile with the least predicted time for `steps` dot steps per output.
+@functools.cache
+def choose_tile(
+    height: int, width: int, vectors: int, steps: int, registers: int = REGISTERS, deep: int = 0
+) -> tuple[Tile, float]:
+    """Return the tile with the least predicted time for `steps` dot steps per output, and that time (cycles).
 
     Per step: one cycle per dot, one load cycle per vector of weights and per broadcast; whichever is longer.
     The end of a tile costs about 6 cycles per vector of results and 20 for addresses and loops.
+
+    Args:
+        height: of the output.
+        width: of the output.
+        vectors: of 16 output channels.
+        steps: of four bytes.
+        registers: see `registers_of`.
+        deep: vectors of the tile; 0 for any.
     """
-    best, least = Tile(1, 1, 1), math.inf
-    for nv in range(1, min(vectors, 8) + 1):
+    best, least = Tile(1, 1, deep or 1), math.inf
+    for nv in (deep,) if deep else range(1, min(vectors, 8) + 1):
         for columns in range(1, min(width, 28) + 1):
             for rows in range(1, min(height, 28) + 1):
                 pixels = rows * columns
@@ -125,7 +137,7 @@ def choose_tile(height: int, width: int, vectors: int, steps: int, registers: in
                 cycles = count * _tile_cycles(pixels, nv, vectors, steps)
                 if cycles < least:
                     best, least = Tile(rows, columns, nv), cycles
-    return best
+    return best, least
 
 
 def _tile_cycles(pixels: int, nv: int, vectors: int, steps: int) -> float:

@@ -23,8 +23,8 @@ def convolutions(draw: st.DrawFn) -> ConvInt8Spec:
     kernel, strides = (draw(small), draw(small)), (draw(small), draw(small))
     dilations = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]))
     pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
-    group = draw(st.sampled_from([1, 1, 2, 3]))
-    channels, outputs = (group * draw(st.integers(1, 24)) for _ in range(2))
+    group = draw(st.sampled_from([1, 1, 2, 3, 5, 16]))
+    channels, outputs = (group * draw(st.integers(1, 24 if group < 4 else 9)) for _ in range(2))
     out = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     size = [
         max(1, (o - 1) * s + (k - 1) * d + 1 - a - b)
@@ -66,6 +66,16 @@ def check(spec: ConvInt8Spec, isa: Isa, seed: int, size: float = 1.0) -> None:
     want = requantize(convolve(pixels, weight, spec, x_zero) + bias, factor, spec.zero, spec.low, spec.high)
     np.testing.assert_array_equal(inside(spec.y, flat)[..., : spec.y.channels], want)
     np.testing.assert_array_equal(border_of(spec.y, flat), spec.zero)
+
+
+@pytest.mark.parametrize(
+    ("group", "each", "outputs", "band"), [(32, 4, 4, 16), (4, 34, 34, 68), (3, 80, 80, 80), (64, 1, 2, 8)]
+)
+def test_groups_read_their_own_channels_only(group: int, each: int, outputs: int, band: int) -> None:
+    x, y = image(1, 6, 6, group * each, (1, 1, 1, 1)), image(1, 6, 6, group * outputs)
+    spec = ConvInt8Spec(x, y, (3, 3), pads=(1, 1), group=group, zero=3)
+    assert spec.band[1] == band
+    check(spec, host(), group)
 
 
 @FEW

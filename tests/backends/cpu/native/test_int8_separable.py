@@ -21,7 +21,7 @@ from pared.backends.cpu.native.program import Buffer, Program, Step
 from pared.backends.cpu.native.separable import join_separable
 from pared.compiler.backend import Array
 
-FEW = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 BORDERS = [(0, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 3)]
 
 

@@ -17,7 +17,7 @@ from pared.backends.cpu.native.kernels.int8_tiles import image
 from pared.backends.cpu.native.kernels.winograd_int8 import BACK, DATA, FILTER, WinogradInt8Spec
 from pared.compiler.backend import Array
 
-FEW = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=9, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(autouse=True)
