@@ -63,7 +63,7 @@ def default_pipeline(precision: Precision | None, level: int, shrinking: str = "
     """
     # BatchNorm statistics must be read before they are folded away.
     steps = ["estimate-ranges"] if precision is not None and precision.ranges == "datafree" else []
-    steps += ["estimate-channels"] if "prune-datafree" in pruning else []
+    steps += ["estimate-channels"] if "prune-datafree" in shrinking else []
     steps += [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
     steps += [shrinking]
     if precision is not None:

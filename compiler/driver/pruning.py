@@ -15,7 +15,7 @@ _CRITERIA = {
 
 
 def shrinking_text(recipe: Recipe, *, has_calibration: bool) -> str:
-    """Return the passes that make the model smaller: low rank first, then zeros; empty when none is asked for.
+    """Return the passes that make the model smaller: low rank first, then zeros; empty without any.
 
     Raises:
         PipelineError: as `lowrank_text` and `pruning_text`.
@@ -85,7 +85,7 @@ def _datafree(recipe: Recipe) -> str:
     if recipe.sparsity is None or recipe.prune_pattern is not None:
         raise PipelineError(
             "prune-pattern",
-            f"prune_criterion datafree takes whole channels, prune_pattern {recipe.prune_pattern!r} single weights",
+            f"prune_criterion datafree takes whole channels, not prune_pattern {recipe.prune_pattern!r}",
             "give --sparsity without --prune-pattern, or another criterion",
         )
     precision = parse_precision(recipe.precision)

@@ -32,9 +32,10 @@ MAX_COLUMNS = 8192
 class Prune:
     """Set the weights that matter least to zero, without training.
 
-    Lossy, edits all graphs; the graph's structure stays (whole channels, without data: `prune-datafree`). Weights of Conv, ConvTranspose, Gemm, MatMul, LSTM,
-    GRU and RNN are pruned, in Scan and Loop bodies too; biases never. Has to stand before `quantize`: zeros
-    stay zeros there. `wanda`, `sparsegpt` and `refine` need calibration data.
+    Lossy, edits all graphs; the graph's structure stays (whole channels, without data: `prune-datafree`).
+    Weights of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN are pruned, in Scan and Loop bodies too;
+    biases never. Has to stand before `quantize`: zeros stay zeros there. `wanda`, `sparsegpt` and `refine`
+    need calibration data.
 
     Attributes:
         criterion: `magnitude`; `wanda`: |w| times the norm of its input (arXiv 2306.11695); `sparsegpt`:
