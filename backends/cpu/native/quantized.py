@@ -12,6 +12,7 @@ from ....compiler.ir.quant import dequantize_array, view
 from ....compiler.ir.walk import int_attribute, producer
 from ....compiler.ops.constants import constant_expression
 from .layers import Floats, Quant
+from .weights_binary import evaluate_weight
 
 _SHIFT = {ir.DataType.UINT8: 0, ir.DataType.INT8: 128}
 
@@ -46,7 +47,8 @@ def array_of(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
         return None
     node = producer(value, "DequantizeLinear")
     if node is None:
-        return constant_expression(value)
+        found = constant_expression(value)
+        return evaluate_weight(value) if found is None else found
     q, params = constant_expression(node.inputs[0]), view(value)
     return None if q is None or params is None else dequantize_array(q, params)
 

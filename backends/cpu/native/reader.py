@@ -67,6 +67,7 @@ class Reader:
     Attributes:
         tensors: the tensor of every ONNX value that has one (those inside a fused layer have none).
         bits: bit planes of values that a quantizer of one or two bits gives; `real` unpacks them.
+        bytes: uint8 tensors of values that no DequantizeLinear makes; `real` dequantizes them.
         layers: the layers so far.
         refused: nodes without a rule, or that their rule refused.
         sequence: names of tensors that do not lie as images or vectors; see `dense.py`.
@@ -76,6 +77,7 @@ class Reader:
         self._rules = rules
         self.tensors: dict[ir.Value, L.Tensor] = {}
         self.bits: dict[ir.Value, L.Tensor] = {}
+        self.bytes: dict[ir.Value, L.Tensor] = {}
         self.layers: list[L.Layer] = []
         self.refused: list[tuple[ir.Node, str]] = []
         self.sequence: set[str] = set()
@@ -116,6 +118,8 @@ class Reader:
 
     def quantized(self, value: ir.Value | None) -> L.Tensor | None:
         """Return the uint8 tensor behind a DequantizeLinear, if that is what makes `value`."""
+        if value is not None and value in self.bytes:
+            return self.bytes[value]
         node = producer(value, "DequantizeLinear")
         if node is None or node.inputs[0] is None or self.is_constant(value):
             return None
@@ -152,7 +156,7 @@ class Reader:
 
     def output(self, value: ir.Value) -> L.Tensor:
         """Return the tensor of a graph output."""
-        if value in self.bits and (maker := value.producer()) is not None:
+        if (value in self.bits or value in self.bytes) and (maker := value.producer()) is not None:
             return self.real(value, maker)
         if value not in self.tensors:
             raise UnsupportedOp("native-output", f"output {value.name!r} is constant or inside a fused layer")

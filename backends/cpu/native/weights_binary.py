@@ -8,6 +8,7 @@ terms (several binary bases per layer), and transposes of all these.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,39 @@ def _terms(value: ir.Value | None) -> list[_Term]:
     if producer(value, "DequantizeLinear") is not None:
         return [_dequantized(node)]
     return [_plain(constant_expression(value) if node.op_type != "Sign" else _sign(node))]
+
+
+def evaluate_weight(value: ir.Value | None, depth: int = 12) -> npt.NDArray[np.float32] | None:
+    """Return such a weight as floats, every operator rounding as in docs/semantics.md; None for others.
+
+    Args:
+        value: of a graph.
+        depth: operators above it that are looked at, at most.
+    """
+    node = value.producer() if value is not None else None
+    data = constant_of(value)
+    if data is not None or node is None or not depth:
+        return None if data is None else np.asarray(data, np.float32)
+    try:
+        if node.op_type in th.QUANTIZERS or node.op_type == "DequantizeLinear":
+            ((codes, scale),) = _terms(value)
+            return np.asarray(codes.astype(np.float32) * scale, np.float32)
+    except CannotFold:
+        return None
+    rule, operands = _EVALUATED.get(node.op_type), list[npt.NDArray[np.float32]]()
+    for operand in node.inputs if rule is not None else ():
+        array = evaluate_weight(operand, depth - 1)
+        if array is None:
+            return None
+        operands.append(array)
+    return None if rule is None else np.asarray(rule(node, operands), np.float32)
+
+
+_EVALUATED: dict[str, Callable[[ir.Node, Sequence[npt.NDArray[np.float32]]], _Numbers]] = {
+    "Add": lambda node, x: x[0] + x[1],
+    "Mul": lambda node, x: x[0] * x[1],
+    "Transpose": lambda node, x: x[0].transpose(ints_attribute(node, "perm") or None),
+}
 
 
 def _sign(node: ir.Node) -> _Numbers | None:

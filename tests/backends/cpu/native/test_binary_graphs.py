@@ -113,6 +113,26 @@ def test_weights_that_are_a_sum_of_bases_take_one_pass_each(tmp_path_factory, co
     assert families.count("binarize") == 1  # that of the input; the sum is compared in its last pass
 
 
+def test_bytes_stay_bytes_between_an_int8_layer_and_a_sign(tmp_path):
+    graph = Graph(8, (1, 5, 9, 8))
+    x = graph.node("MaxPool", graph.quant("x", 0.25, 8.0), kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    y = graph.node("Add", graph.code(graph.normalize(x, 5), "ternary"), x)
+    families = assert_exact(graph, y, (1, 5, 5, 4), tmp_path)
+    assert {"pool_int8", "binarize"} <= set(families)
+    assert "pool_f32" not in families
+
+
+def test_bases_on_other_data_than_bits_are_plain_weights(tmp_path):
+    graph = Graph(9, (1, 8, 5, 5))
+    weight = graph.node("Add", graph.signs((4, 8, 3, 3), 0), graph.signs((4, 8, 3, 3), 0))
+    y = graph.conv("x", 8, 4, weight=weight)
+    model, x = graph.model(y, (1, 4, 5, 5)), graph.input()
+    got, families = run(model, x, tmp_path)
+    assert "conv_f32" in families
+    # 72 terms; the weights below 2, the data below 9 in magnitude.
+    np.testing.assert_allclose(got, evaluate(model, {"x": x})[y], rtol=0, atol=72 * 18 * 2.0**-24)
+
+
 def test_bits_are_unpacked_for_layers_that_compute_in_float(tmp_path):
     for code in ("binary", "ternary", "uint2", "int2"):
         graph = Graph(3, (2, 37, 3, 4))
