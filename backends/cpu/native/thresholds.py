@@ -1,13 +1,10 @@
-"""Chains of float operators behind an integer accumulator, folded into integer thresholds or tables.
+"""Chains of float operators that end in a quantizer of one or two bits, folded into thresholds.
 
-A quantized layer of a BNN ends in BatchNorm (or Mul, Add, ...) and a quantizer of one or two bits. The
-accumulator is an integer of known range, so the chain is evaluated at every value that it can have, with
-the arithmetic of docs/semantics.md: what comes out is exact, ties and float rounding included, and is
-compared with nothing but itself.
-
-Where the input is a float (the first quantizer of a model), each threshold is found by bisection over the
-ordered bit patterns of float32; that is exact because every operator that is allowed here is monotone, also
-when rounded.
+A quantized layer of a BNN ends in BatchNorm (or Mul, Add, ...) and a quantizer. Its sum is an integer of known
+range, so each threshold is found by bisection, evaluating the chain with the arithmetic of docs/semantics.md:
+what comes out is exact, ties and float rounding included, because every operator that is allowed here is
+monotone, also when rounded. Where the chain reads float32 values, bisection goes over their ordered bit
+patterns; of bytes every value is evaluated.
 """
 
 from __future__ import annotations
