@@ -1,7 +1,7 @@
 """A BERT-like encoder with random weights: 4 layers, 256 wide, 4 heads, 128 positions; 436 million MACs.
 
-Written as exporters write it: projections as MatMul and Add, heads by Reshape and Transpose, scores divided by
-the root of their width, GELU by Erf (arXiv 1810.04805; post-norm).
+Written as exporters write it: projections as MatMul and Add, heads by Reshape and Transpose, scores divided
+by the root of their width, GELU by Erf (arXiv 1810.04805; post-norm).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class _Graph:
 
     def node(self, op: str, *inputs: str, **attributes: float | Sequence[int]) -> str:
         name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        made = helper.make_node(op, inputs, [name], name)
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(made)
         return name
 
     def dense(self, x: str, inner: int, outer: int) -> str:

@@ -13,9 +13,9 @@ from ..meter import pinned
 from ..results import Page
 from .models import HEADINGS, ROUNDS, Case, measure
 
-ABOUT = f"""`python -m pared.bench.cpu.encoder`. `bench/encoder.py`: 4 layers, width 256, 4 heads, 128 positions,
-436 million multiply-accumulates, random weights. Batch 1, one pinned core, one thread, {ROUNDS} rounds in turn,
-medians of wall time; ratios are medians of the ratios of each round, above 1 means that native is faster.
+ABOUT = f"""`python -m pared.bench.cpu.encoder`. `bench/encoder.py`: 4 layers, width 256, 4 heads, 128
+positions, 436 million multiply-accumulates, random weights. Batch 1, one pinned core, one thread, {ROUNDS} rounds in
+turn, medians of wall time; ratios are medians of the ratios of each round, above 1 means native is faster.
 int8: quantized by pared, statically, per channel; onnxruntime and OpenVINO run the same graph, OpenVINO's
 float computes in float32. Every native library passed pared's verification against the reference semantics.
 """

@@ -47,7 +47,7 @@ class Dense(Layer):
 
 @dataclass(frozen=True, eq=False)
 class IntProduct(Layer):
-    """Product of quantized rows with int8 weights or with a second quantized input (`kernels/matmul_int8.py`).
+    """Product of quantized rows with int8 weights or a second quantized input (`kernels/matmul_int8.py`).
 
     Attributes:
         weight: int8 [K, N], None where the second input is the right side.

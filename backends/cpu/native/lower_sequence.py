@@ -280,8 +280,9 @@ def _pad(builder: Builder, layer: L.Layer) -> None:
 def _take(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, S.Take), "the table says so"
     y, axis = layer.output, layer.axis
+    table: tuple[str, ...] = ()
     if layer.table is None:
-        view, table = view_of(builder, layer.inputs[0]), ()
+        view = view_of(builder, layer.inputs[0])
     else:
         view, table = _constant(builder, f"{y.name}_table", layer.table, layer.table.shape)
     before, behind = view.shape[:axis], view.shape[axis + 1 :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -28,8 +28,7 @@ def marked(rule: Rule) -> Rule:
         flat = (
             isinstance(layer, L.Reshape) and images and y.shape in (x.shape, (x.shape[0], prod(x.shape[1:])))
         )
-        port = isinstance(layer, L.Transpose) and images and node.inputs[0] is not None
-        port = port and node.inputs[0].is_graph_input()
+        port = isinstance(layer, L.Transpose) and images and input_of(node, 0).is_graph_input()
         same = images and (flat or port or _trivial(x.shape, y.shape))
         if x.name in reader.sequence or not same:
             reader.sequence.add(y.name)
@@ -214,10 +213,12 @@ def _by_input(reader: Reader, node: ir.Node, axis: int, output: L.Tensor) -> Non
     found = None if node.inputs[1] is None else reader.tensors.get(node.inputs[1])
     if found is None or found.dtype not in ("int32", "int64"):
         raise Refused(node, "numbers that are not whole or made by another operator")
+    inputs: tuple[L.Tensor, ...] = (found,)
+    table = None
     if not reader.is_constant(node.inputs[0]):
-        inputs, table = (reader.real(node.inputs[0], node), found), None
+        inputs = (reader.real(node.inputs[0], node), found)
     else:
-        table, inputs = array_of(node.inputs[0]), (found,)
+        table = array_of(node.inputs[0])
         if table is None or table.dtype != np.float32:
             raise Refused(node, "needs a constant table of float32")
     layer = S.Take(
@@ -290,17 +291,19 @@ def _places(node: ir.Node, size: int, out: int, scale: float | None) -> np.ndarr
     return np.asarray(known[mode])
 
 
+_ROUNDING: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda at: np.asarray(np.ceil(at - 0.5)),
+    "round_prefer_ceil": lambda at: np.asarray(np.floor(at + 0.5)),
+    "floor": lambda at: np.asarray(np.floor(at)),
+    "ceil": lambda at: np.asarray(np.ceil(at)),
+}
+
+
 def _nearest(reader: Reader, node: ir.Node, places: Sequence[np.ndarray]) -> None:
     rounding = str(attribute(node, "nearest_mode", "round_prefer_floor"))
-    how = {
-        "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-        "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }[rounding]
     shape, factors = shape_of(input_of(node, 0), node), []
     for size, at in zip(shape, places, strict=True):
-        found = np.clip(how(at), 0, size - 1).astype(np.int64)
+        found = np.clip(_ROUNDING[rounding](at), 0, size - 1).astype(np.int64)
         factor = len(found) // size
         if not factor or len(found) % size or not np.array_equal(found, np.arange(len(found)) // factor):
             raise Refused(node, f"resizes {size} to {len(found)} unevenly; nearest repeats whole elements")
@@ -321,7 +324,7 @@ def _taps(places: np.ndarray, size: int) -> tuple[tuple[int, int, float], ...]:
     """Return the two neighbours of each place, and the weight of the second."""
     bounded = np.clip(places, 0, size - 1)
     first = np.minimum(np.floor(bounded), max(0, size - 2)).astype(np.int64)
-    weights = np.float32(bounded - first)
+    weights = np.asarray(bounded - first, np.float32)
     return tuple((int(i), min(int(i) + 1, size - 1), float(w)) for i, w in zip(first, weights, strict=True))
 
 

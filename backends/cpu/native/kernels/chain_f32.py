@@ -1,4 +1,4 @@
-"""Chains of elementwise operations over rank-N tensors in one pass: broadcasts, transposes, slices by strides.
+"""Chains of elementwise operations over rank-N tensors in one pass; broadcasts and transposes by strides.
 
     out[i, j, ...] = last value of a list: inputs first, then each operation applied to earlier values
 

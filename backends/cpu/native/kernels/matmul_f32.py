@@ -3,7 +3,7 @@
     out[b..., m, n] = clip(alpha * sum over k of left[b..., m, k] * right[b..., k, n] + added[b..., m, n])
 
 Operands have strides (`strided.py`), so that the transposes in front of and behind attention's products cost
-nothing: heads are an axis of stride D of a [sequence, heads * D] buffer. The addend (a mask) may be broadcast.
+nothing: heads are an axis of stride D of a [sequence, heads * D] buffer. The addend may be broadcast.
 
 Tile: a panel of the right side, all K by up to 2 vectors of columns, is copied to the stack, 16 columns side
 by side, transposed where they are not contiguous; then 14 rows x 2 vectors of sums stay in registers as in

@@ -4,9 +4,9 @@
 
 in exact integers, and then
 
-* whole (`real` False): y = clamp(rint(float32(sum) * factor[n]) + zero, low, high), as docs/semantics.md has it;
-  with `then` also y = saturate(rint(((y - zero) * scale + addend[n]) / own scale) + own zero), a quantized Add
-  of a constant behind it;
+* whole (`real` False): y = clamp(rint(float32(sum) * factor[n]) + zero, low, high), docs/semantics.md;
+  with `then` also y = saturate(rint(((y - zero) * scale + addend[n]) / own scale) + own zero), a quantized
+  Add of a constant behind it;
 * real: y = after(float32(sum) * factor[n] + addend[n] + residual[m, n]), quantized where the output is: a
   product without a quantizer of its own, and what follows it in float.
 

@@ -10,6 +10,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer, Stmt
 
 from . import emit
+from .dot_int8 import dot_lanes
 from .int8_emit import bind, dot, i32, i64, loop, put, rounded, tasks, vector
 from .math_f32 import finish, lit
 from .matmul_int8 import QUAD, MatmulInt8Spec
@@ -176,8 +177,6 @@ class _Matmul:
             start = place(spec.left, [*self.outer, m, i64(0)])
 
             def add(k: Expr) -> list[Stmt]:
-                from .int8_emit import dot_lanes
-
                 data = vector(self.left, start + k * i64(wide_bytes), wide_bytes)
                 return [put(held, dot_lanes(self.isa, vector(held, 0), data, ones), 0)]
 

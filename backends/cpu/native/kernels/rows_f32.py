@@ -158,10 +158,11 @@ class _Rows:
             return [] if log else [emit.store(held, value, c, lanes=lanes)]
 
         most = self.total(self.read, tirx.max, float("-inf"), lambda total: emit.store(self.found, total, 0))
-        last = (lambda total: tirx.log(total)) if log else (lambda total: lit(1.0, 1) / total)
-        add = self.total(
-            power, lambda a, b: a + b, 0.0, lambda total: emit.store(self.found, last(total), 1), keep
-        )
+
+        def last(total: Expr) -> Stmt:
+            return emit.store(self.found, tirx.log(total) if log else lit(1.0, 1) / total, 1)
+
+        add = self.total(power, lambda a, b: a + b, 0.0, last, keep)
         if log:
             return [*most, *add, *self.write(kept)]
         scaled = self.write(lambda c, lanes: emit.load(held, c, lanes=lanes) * self.number(1, lanes))

@@ -1,7 +1,7 @@
 """Gather: rows of a tensor by number, and the numbers themselves: made positive and checked.
 
     take       out[before..., i, behind...] = data[before..., index[i], behind...]
-    indices    out[i] = index[i] + limit where index[i] < 0; status[0] = 1 where one is not in -limit..limit - 1
+    indices    out[i] = index[i], + limit where it is negative; status[0] = 1 where one is out of range
 
 `indices` runs first, on the int64 or int32 numbers as they come; the library returns an error before anything
 is read where its status is not 0. Bound by memory; a vector at a time where rows are contiguous.
