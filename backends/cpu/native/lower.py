@@ -24,6 +24,7 @@ from .kernels.move import How, MoveSpec, Side
 from .lower_binary import BINARY_RULES
 from .lower_f32 import FLOAT_RULES
 from .lower_int8 import INT8_RULES, borders, pitches
+from .lower_lowbit import LOWBIT_RULES
 from .lower_recurrent import RECURRENT_RULES
 from .lower_sequence import SEQUENCE_RULES
 from .place import Builder, Unfit
@@ -215,6 +216,6 @@ RULES: Mapping[tuple[type[L.Layer], bool], LayerRule] = {
     (L.Transpose, True): _transpose,
     **{(kind, True): rule for kind, rule in INT8_RULES.items()},
     **{(kind, False): rule for kind, rule in FLOAT_RULES.items()},
-    **{(kind, False): rule for kind, rule in RECURRENT_RULES.items()},
+    **{(kind, False): rule for kind, rule in {**LOWBIT_RULES, **RECURRENT_RULES}.items()},
     **{(kind, quantized): rule for kind, rule in SEQUENCE_RULES.items() for quantized in (False, True)},
 }

@@ -20,6 +20,7 @@ from . import layers as L
 from .quantized import array_of, quant_of
 from .read_binary import with_bits
 from .read_chain import FORMULAS, chain, either
+from .read_lowbit import lowbit
 from .read_moves import (
     cast,
     depth_to_space,
@@ -290,7 +291,7 @@ RULES: Mapping[str, Rule] = {
     "Flatten": marked(_reshape),
     "Gather": gather,
     "GRU": recurrent,
-    "Gemm": gemm,
+    "Gemm": lowbit(gemm),
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
     "Identity": marked(_reshape),
@@ -299,7 +300,7 @@ RULES: Mapping[str, Rule] = {
     "LayerNormalization": layer_norm,
     "LogSoftmax": softmax,
     "LpNormalization": lp_norm,
-    "MatMul": matmul,
+    "MatMul": lowbit(matmul),
     "MaxPool": _pool,
     "Mul": either(_affine, square),
     "Pad": pad,
