@@ -31,6 +31,8 @@ def compile_verb(
     sparsity: flags.Sparsity = None,
     prune_criterion: flags.PruneCriterion = None,
     prune_pattern: flags.PrunePattern = None,
+    max_macs: flags.MaxMacs = None,
+    max_params: flags.MaxParams = None,
     exclude: flags.Exclude = None,
     max_drop: flags.MaxDrop = None,
     metric: flags.Metric = None,
@@ -60,6 +62,8 @@ def compile_verb(
 
     pared compile -m M.onnx --sparsity 0.5 --precision int8 --calib-data C.npz -o OUT
 
+    pared compile -m M.onnx --max-macs 0.5 --calib-data C.npz -o OUT
+
     pared compile -c recipe.yaml --dry-run
     """
     given: dict[str, object] = {
@@ -73,6 +77,8 @@ def compile_verb(
         "sparsity": sparsity,
         "prune_criterion": prune_criterion,
         "prune_pattern": prune_pattern,
+        "max_macs": max_macs,
+        "max_params": max_params,
         "exclude": tuple(exclude) if exclude else None,
         "max_drop": max_drop,
         "metric": metric,
@@ -127,7 +133,8 @@ class CompileOutput:
 
 
 # What the pipeline follows from when none is given.
-_DERIVING = {"precision", "opt_level", "sparsity", "prune_criterion", "prune_pattern"}
+_SHRINKING = {"sparsity", "prune_criterion", "prune_pattern", "max_macs", "max_params"}
+_DERIVING = {"precision", "opt_level"} | _SHRINKING
 
 
 def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
@@ -160,13 +167,13 @@ def resolved_pipeline(recipe: Recipe) -> str:
     """
     from .. import pipeline
     from ..driver.precision import default_pipeline, parse_precision
-    from ..driver.pruning import pruning_text
+    from ..driver.pruning import shrinking_text
     from ..registry import MACROS, PASSES
 
     text = recipe.pipeline
-    pruning = pruning_text(recipe, has_calibration=recipe.calibration is not None)
+    shrinking = shrinking_text(recipe, has_calibration=recipe.calibration is not None)
     if text is None:
-        text = default_pipeline(parse_precision(recipe.precision), recipe.opt_level, pruning)
+        text = default_pipeline(parse_precision(recipe.precision), recipe.opt_level, shrinking)
     return pipeline.print_pipeline(pipeline.parse_pipeline(text, PASSES, MACROS))
 
 

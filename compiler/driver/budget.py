@@ -1,7 +1,12 @@
-"""Accuracy-controlled fallback: layers are left in float until a metric drops no further than asked."""
+"""Accuracy-controlled fallback: layers are left as they are until a metric drops no further than asked.
+
+Where quantizing is the first lossy step, layers are taken out of the quantization plan. In other pipelines
+they are taken out one after the other, those first that add most noise to what flows through them.
+"""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,11 +24,14 @@ from ..manager import Manager
 from ..ort import make_session, run_session
 from ..pass_api import Effect
 from ..verify.figures import compare_metric
+from ..verify.layers import compare_layers
 from ..verify.records import MetricResult
 from .job import Job
+from .sensitivity import LAYERS
 from .variants import FLOAT, Variants, build_variants
 
 _PLAN = "quant_plan.json"
+_SQNR_SAMPLES = 8
 
 
 def hold_budget(job: Job, variants: Variants, manager: Manager) -> tuple[Job, Variants, list[str]]:
@@ -34,7 +42,6 @@ def hold_budget(job: Job, variants: Variants, manager: Manager) -> tuple[Job, Va
 
     Raises:
         DataError: no labelled data to measure the drop on.
-        PipelineError: the pipeline has no `quantize` to take layers out of.
     """
     limit = job.recipe.max_drop
     if limit is None or variants.asked == FLOAT:
@@ -42,35 +49,71 @@ def hold_budget(job: Job, variants: Variants, manager: Manager) -> tuple[Job, Va
     result = _measure(job, variants.models)
     if _drop(result) <= limit:
         return job, variants, [_note(result, ())]
-    nodes = _search(job, variants, limit)
-    exclude = tuple(dict.fromkeys((*job.recipe.exclude, *nodes)))
-    recipe = job.recipe.model_copy(update={"exclude": exclude})
-    job = dataclasses.replace(job, recipe=recipe, ctx=dataclasses.replace(job.ctx, exclude=exclude))
-    variants = build_variants(job, manager)
+    search = _plan_search if _quantizes_first(job, variants) else _search
+    nodes = search(job, variants, manager, limit)
+    job = _without(job, nodes)
+    variants = _built(job, manager, nodes, limit)
     if variants.asked == FLOAT:
-        return job, variants, [f"--max-drop {limit:g} leaves no layer to quantize; kept float"]
+        return job, variants, [f"--max-drop {limit:g} leaves no layer to change; kept float"]
     result = _measure(job, variants.models)
     if _drop(result) <= limit:
         return job, variants, [_note(result, nodes)]
-    note = f"{variants.asked} loses {_drop(result):.2f} even with {len(nodes)} layers in float; kept float"
+    note = f"{variants.asked} loses {_drop(result):.2f} with {len(nodes)} layers left as they are; kept float"
     return job, dataclasses.replace(variants, models={FLOAT: variants.models[FLOAT]}), [note]
 
 
-def _search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
-    at = next((i for i, p in enumerate(job.passes) if isinstance(p, Quantize)), None)
-    first = next(i for i, p in enumerate(job.passes) if p.effect is Effect.LOSSY)
-    if at is None or at != first or _PLAN not in variants.attachments:
+def _built(job: Job, manager: Manager, nodes: Sequence[str], limit: float) -> Variants:
+    try:
+        return build_variants(job, manager)
+    except PipelineError as error:
         raise PipelineError(
-            "max-drop-pipeline",
-            "--max-drop takes layers out of `quantize`, which must be the first lossy pass of the pipeline",
-        )
+            "budgets-contradict",
+            f"--max-drop {limit:g} leaves {len(nodes)} layer(s) as they are, and then {error.message}",
+            "relax --max-drop or the other budget",
+        ) from error
+
+
+def _without(job: Job, nodes: Sequence[str]) -> Job:
+    """Return the job with more nodes excluded, in recipe and context."""
+    exclude = tuple(dict.fromkeys((*job.recipe.exclude, *nodes)))
+    recipe = job.recipe.model_copy(update={"exclude": exclude})
+    return dataclasses.replace(job, recipe=recipe, ctx=dataclasses.replace(job.ctx, exclude=exclude))
+
+
+def _first_lossy(job: Job) -> int:
+    return next(i for i, p in enumerate(job.passes) if p.effect is Effect.LOSSY)
+
+
+def _quantizes_first(job: Job, variants: Variants) -> bool:
+    return isinstance(job.passes[_first_lossy(job)], Quantize) and _PLAN in variants.attachments
+
+
+def _search(job: Job, variants: Variants, manager: Manager, limit: float) -> tuple[str, ...]:
+    """Return the fewest of the noisiest layers that must stay, by bisection over their number."""
+    samples = job.ctx.calibration if job.ctx.calibration is not None else _labelled(job)
+    before, after = variants.models[FLOAT], variants.models[variants.asked]
+    report = compare_layers(before, after, samples.head(_SQNR_SAMPLES))
+    order = [layer.node for layer in report.most_hurt(len(report.layers)) if layer.op_type in LAYERS]
+
+    def holds(count: int) -> bool:
+        try:
+            tried = build_variants(_without(job, order[:count]), manager)
+        except PipelineError:
+            return False  # a budget that cannot be met without these layers
+        return tried.asked == FLOAT or _drop(_measure(job, tried.models)) <= limit
+
+    return tuple(order[: bisect.bisect_left(range(len(order)), True, key=holds)])
+
+
+def _plan_search(job: Job, variants: Variants, manager: Manager, limit: float) -> tuple[str, ...]:
+    at = _first_lossy(job)
     before, rest = variants.models[FLOAT], job.passes[at + 1 :]
 
     def score(plan: QuantPlan) -> float:
         draft = before.clone()
         apply_plan(draft, plan)
         infer_shapes(draft)
-        planned = Manager().run(draft, rest, job.ctx).model
+        planned = manager.run(draft, rest, job.ctx).model
         return -_drop(_measure(job, {FLOAT: before, "planned": planned}))
 
     plan = QuantPlan.from_json(variants.attachments[_PLAN])
@@ -106,6 +149,6 @@ def _drop(result: MetricResult) -> float:
 
 
 def _note(result: MetricResult, nodes: Sequence[str]) -> str:
-    left = f"; left in float: {', '.join(nodes)}" if nodes else ""
+    left = f"; left as they are: {', '.join(nodes)}" if nodes else ""
     drop = f"{_drop(result):.2f} {result.unit}".strip()
     return f"{result.metric} drops by {drop} on {result.samples} samples ({result.note}){left}"

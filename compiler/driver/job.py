@@ -18,7 +18,7 @@ from ..recipe import Recipe
 from ..registry import BACKENDS, MACROS, PASSES
 from ..target import Target
 from .precision import Precision, default_pipeline, parse_precision
-from .pruning import pruning_text
+from .pruning import shrinking_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,8 +79,8 @@ def prepare(
 
     precision = parse_precision(recipe.precision)
     given = recipe.calibration is not None or inputs.calibration is not None
-    pruning = pruning_text(recipe, has_calibration=given)
-    derived = default_pipeline(precision, recipe.opt_level, pruning)
+    shrinking = shrinking_text(recipe, has_calibration=given)
+    derived = default_pipeline(precision, recipe.opt_level, shrinking)
     text = recipe.pipeline if recipe.pipeline is not None else derived
     passes = parse_pipeline(text, table, MACROS)
     target = inputs.target if inputs.target is not None else load_target(recipe.target)

@@ -1,0 +1,70 @@
+"""Budgets of MACs, parameters and accuracy on the command line's recipe, alone and together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pared
+from pared.compiler.driver import compile_recipe
+from pared.compiler.driver.pruning import shrinking_text
+from pared.compiler.errors import PipelineError
+from pared.compiler.recipe import Recipe
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def recipe(**keys: object) -> Recipe:
+    base = {
+        "model": str(EXAMPLES / "models" / "digits_cnn.onnx"),
+        "calibration": str(EXAMPLES / "data" / "digits_calibration.npz"),
+        "test_data": str(EXAMPLES / "data" / "digits_test.npz"),
+        "engine": "ort",
+    }
+    return Recipe.parse(base | keys, "test")
+
+
+def test_budgets_become_a_pass_before_pruning() -> None:
+    text = shrinking_text(recipe(max_macs=0.5, max_params=0.25, sparsity=0.5), has_calibration=False)
+    assert text == "lowrank{macs=0.5 params=0.25},prune{sparsity=0.5}"
+
+
+def test_a_budget_beside_a_pipeline_without_low_rank_is_refused() -> None:
+    with pytest.raises(PipelineError, match="does not factor layers"):
+        shrinking_text(recipe(max_macs=0.5, pipeline="quantize"), has_calibration=True)
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.5])
+def test_shares_out_of_range_are_refused(value: float) -> None:
+    with pytest.raises(PipelineError):
+        recipe(max_macs=value)
+
+
+def test_the_compiled_model_keeps_its_share_of_macs() -> None:
+    report = compile_recipe(recipe(max_macs=0.7, force=True), None).report
+    assert report.compiled.macs <= 0.7 * report.original.macs
+
+
+def test_layers_that_cost_too_much_stay_as_they_are() -> None:
+    asked = recipe(pipeline="canonicalize,prune{sparsity=0.5}", max_drop=1.0, force=True)
+    free = compile_recipe(asked.model_copy(update={"max_drop": None}), None).report
+    held = compile_recipe(asked, None).report
+    assert any("left as they are: " in note for note in held.notes), held.notes
+    assert [report.passes[-1].changed for report in (free, held)] == [4, 1]
+
+
+def test_a_drop_that_a_budget_of_macs_cannot_keep_is_told_as_such() -> None:
+    with pytest.raises(PipelineError, match=r"max-drop 0 leaves .* as they are, and then macs=0\.3"):
+        compile_recipe(recipe(max_macs=0.3, max_drop=0.0, pipeline="canonicalize,lowrank{macs=0.3}"), None)
+
+
+def test_pared_compile_takes_the_budgets(tmp_path: Path) -> None:
+    model, data = EXAMPLES / "models" / "digits_cnn.onnx", EXAMPLES / "data" / "digits_calibration.npz"
+    artifact = pared.compile(
+        model, calibration=data, max_params=0.9, output=tmp_path / "out", engine="ort", force=True
+    )
+    with np.load(data) as table, pared.load(artifact.path) as loaded:
+        (name,) = table.files[:1]
+        assert loaded.run({name: table[name][:1]})
