@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...backends.cpu.native.isa import host_isa
@@ -20,12 +21,16 @@ from ...compiler.driver.variants import FLOAT, build_variants
 from ...compiler.errors import UnsupportedOp
 from ...compiler.manager import Manager
 from ...compiler.recipe import Recipe
+from ..encoder import encoder
 from ..light_models import NAMES as LIGHT
 from ..light_models import light_model
 from ..results import Page
 from .nets import mobilenet_v2 as mobilenet_v2
 
 KIB = 1024
+
+
+_OWN: Mapping[str, Callable[[], onnx.ModelProto]] = {"mobilenet_v2": mobilenet_v2, "encoder": encoder}
 
 
 def main(names: list[str]) -> None:
@@ -41,8 +46,8 @@ def main(names: list[str]) -> None:
         "step. Written by `python -m pared.bench.cpu.memory_plan`.",
         ("Model", "Steps", "Naive sum", "Bound", "Plan", "Plan / bound", "Planned in"),
     )
-    for name in names or ["mobilenet_v2", *LIGHT]:
-        source = mobilenet_v2() if name == "mobilenet_v2" else light_model(name)
+    for name in names or [*_OWN, *LIGHT]:
+        source = _OWN[name]() if name in _OWN else light_model(name)
         variants = build_variants(prepare(Recipe(target="cpu"), Inputs(model=source)), Manager())
         try:
             program = sketch(variants.models[FLOAT], isa)
