@@ -50,7 +50,7 @@ def hold_budget(job: Job, variants: Variants, manager: Manager) -> tuple[Job, Va
     if _drop(result) <= limit:
         return job, variants, [_note(result, ())]
     search = _plan_search if _quantizes_first(job, variants) else _search
-    nodes = search(job, variants, manager, limit)
+    nodes = search(job, variants, limit)
     job = _without(job, nodes)
     variants = _built(job, manager, nodes, limit)
     if variants.asked == FLOAT:
@@ -88,7 +88,7 @@ def _quantizes_first(job: Job, variants: Variants) -> bool:
     return isinstance(job.passes[_first_lossy(job)], Quantize) and _PLAN in variants.attachments
 
 
-def _search(job: Job, variants: Variants, manager: Manager, limit: float) -> tuple[str, ...]:
+def _search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
     """Return the fewest of the noisiest layers that must stay, by bisection over their number."""
     samples = job.ctx.calibration if job.ctx.calibration is not None else _labelled(job)
     before, after = variants.models[FLOAT], variants.models[variants.asked]
@@ -97,7 +97,7 @@ def _search(job: Job, variants: Variants, manager: Manager, limit: float) -> tup
 
     def holds(count: int) -> bool:
         try:
-            tried = build_variants(_without(job, order[:count]), manager)
+            tried = build_variants(_without(job, order[:count]), Manager())
         except PipelineError:
             return False  # a budget that cannot be met without these layers
         return tried.asked == FLOAT or _drop(_measure(job, tried.models)) <= limit
@@ -105,7 +105,7 @@ def _search(job: Job, variants: Variants, manager: Manager, limit: float) -> tup
     return tuple(order[: bisect.bisect_left(range(len(order)), True, key=holds)])
 
 
-def _plan_search(job: Job, variants: Variants, manager: Manager, limit: float) -> tuple[str, ...]:
+def _plan_search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
     at = _first_lossy(job)
     before, rest = variants.models[FLOAT], job.passes[at + 1 :]
 
@@ -113,7 +113,7 @@ def _plan_search(job: Job, variants: Variants, manager: Manager, limit: float) -
         draft = before.clone()
         apply_plan(draft, plan)
         infer_shapes(draft)
-        planned = manager.run(draft, rest, job.ctx).model
+        planned = Manager().run(draft, rest, job.ctx).model
         return -_drop(_measure(job, {FLOAT: before, "planned": planned}))
 
     plan = QuantPlan.from_json(variants.attachments[_PLAN])
