@@ -6,6 +6,7 @@ PARED_DATA=… python -m pared.bench.cpu.encoder [--seconds 6]
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from ..encoder import encoder
@@ -14,10 +15,10 @@ from ..results import Page
 from .models import HEADINGS, ROUNDS, Case, measure
 
 ABOUT = f"""`python -m pared.bench.cpu.encoder`. `bench/encoder.py`: 4 layers, width 256, 4 heads, 128
-positions, 436 million multiply-accumulates, random weights. Batch 1, one pinned core, one thread, {ROUNDS} rounds in
-turn, medians of wall time; ratios are medians of the ratios of each round, above 1 means native is faster.
-int8: quantized by pared, statically, per channel; onnxruntime and OpenVINO run the same graph, OpenVINO's
-float computes in float32. Every native library passed pared's verification against the reference semantics.
+positions, 436 million multiply-accumulates, random weights. Batch 1, one pinned core, one thread,
+{ROUNDS} rounds in turn, medians of wall time; ratios are medians of the ratios of each round, above 1 means
+that native is faster. int8: quantized by pared, statically, per channel; onnxruntime and OpenVINO run the
+same graph; OpenVINO's float computes in float32. Every native library passed pared's verification.
 """
 
 
@@ -28,9 +29,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
     page = Page(given.output / "native_encoder.md", "A transformer encoder", ABOUT, HEADINGS)
-    with pinned(1):
+    with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
         for precision in ("float", "int8"):
-            measure(Case(f"encoder, {precision}", encoder(), precision), page, given.seconds)
+            case = Case(f"encoder, {precision}", encoder(), precision)
+            measure(case, page, given.seconds, Path(folder) / precision)
 
 
 if __name__ == "__main__":
