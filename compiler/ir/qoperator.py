@@ -15,8 +15,18 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import UnsupportedOp
+from .nbits import block_weights
 from .operators import MICROSOFT
-from .walk import Names, add_initializer, all_nodes, constant, int_attribute, node_label, replace_value
+from .walk import (
+    Names,
+    add_initializer,
+    all_nodes,
+    constant,
+    drop_unused_initializer,
+    int_attribute,
+    node_label,
+    replace_value,
+)
 
 
 @dataclass
@@ -119,7 +129,10 @@ def _take_place(node: ir.Node, made: ir.Value) -> None:
     made.type, made.shape = old.type, None if old.shape is None else old.shape.copy()
     replace_value(old, made)
     maker.name, node.name = node.name, None
+    read = [value for value in node.inputs if value is not None]
     graph.remove(node, safe=True)
+    for value in read:
+        drop_unused_initializer(value)
 
 
 # --- rules ------------------------------------------------------------------------------------------
@@ -194,6 +207,17 @@ def _standard(op: str) -> Rule:
     return lambda r: r.op(op, r.node.inputs, r.kept())
 
 
+def _matmul_nbits(r: _Rewrite) -> ir.Value:
+    """A product with block weights, which DequantizeLinear can say too."""
+    weights, graph, base = block_weights(r.node), r.node.graph, r.node.outputs[0].name
+    assert graph is not None
+    arrays = {"weight": weights.codes, "scale": weights.scale, "zero": weights.zero}
+    stored = [add_initializer(graph, r.names.fresh(f"{base}_{k}"), array) for k, array in arrays.items()]
+    weight = r.op("DequantizeLinear", stored, {"axis": 0, "block_size": weights.block})
+    result = r.op("MatMul", [r.input(0), weight])
+    return result if r.input(5) is None else r.op("Add", [result, r.input(5)])
+
+
 RULES: Mapping[tuple[str, str], Rule] = {
     ("", "QLinearConv"): _conv,
     ("", "QLinearMatMul"): _matmul,
@@ -207,6 +231,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (MICROSOFT, "QLinearSoftmax"): _unary("Softmax", "opset"),
     (MICROSOFT, "QLinearAveragePool"): _pool("AveragePool"),
     (MICROSOFT, "QLinearGlobalAveragePool"): _pool("GlobalAveragePool"),
+    (MICROSOFT, "MatMulNBits"): _matmul_nbits,
     (MICROSOFT, "QuantizeLinear"): _standard("QuantizeLinear"),
     (MICROSOFT, "DequantizeLinear"): _standard("DequantizeLinear"),
 }
