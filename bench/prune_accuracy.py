@@ -48,10 +48,12 @@ METHODS: Mapping[str, str] = {
     "magnitude, layer": "prune{LEVEL}",
     "wanda": "prune{LEVEL criterion=wanda}",
     "wanda + dsnot": "prune{LEVEL criterion=wanda refine=dsnot}",
+    "wanda + swap": "prune{LEVEL criterion=wanda refine=swap}",
     "sparsegpt": "prune{LEVEL criterion=sparsegpt}",
     "magnitude, layer +fit": "prune{LEVEL},reconstruct",
     "wanda +fit": "prune{LEVEL criterion=wanda},reconstruct",
     "wanda + dsnot +fit": "prune{LEVEL criterion=wanda refine=dsnot},reconstruct",
+    "wanda + swap +fit": "prune{LEVEL criterion=wanda refine=swap},reconstruct",
     "sparsegpt +fit": "prune{LEVEL criterion=sparsegpt},reconstruct",
 }
 _SCORED = 1000
@@ -214,6 +216,7 @@ def summarize(page: Page) -> None:
     }
     for better, worse, claim in (
         ("wanda + dsnot", "wanda", "DSnoT on top of Wanda"),
+        ("wanda + swap", "wanda", "Exact swaps on top of Wanda"),
         ("sparsegpt", "magnitude, layer", "SparseGPT against magnitude"),
         ("sparsegpt +fit", "sparsegpt", "Fitting again behind SparseGPT"),
     ):

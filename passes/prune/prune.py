@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ...compiler.data import Samples
 from ...compiler.errors import DataError, PipelineError
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
-from . import dsnot, sparsegpt
+from . import dsnot, sparsegpt, swap
 from .masks import Scope, mark_zeros, select
 from .pattern import Pattern, parse_pattern
 from .report import Report
@@ -45,8 +45,8 @@ class Prune:
             and refine, else layer.
         pattern: `unstructured`, `16x1` (blocks of outputs x inputs), `2:4` (at most N of M consecutive
             inputs stay), `2:4/32` or `shared32` (one choice for 32 outputs).
-        refine: `dsnot` swaps pruned for kept weights until the expected output error is small
-            (arXiv 2310.08915), on top of magnitude or wanda.
+        refine: on top of magnitude or wanda, swap pruned for kept weights: `dsnot` until the mean output
+            error is small (arXiv 2310.08915); `swap` while the exact squared output error falls.
         damping: for sparsegpt, of the mean of the diagonal of second moments.
     """
 
@@ -57,7 +57,7 @@ class Prune:
     sparsity: float | None = None
     scope: Literal["auto", "global", "layer", "row"] = "auto"
     pattern: str = "unstructured"
-    refine: Literal["none", "dsnot"] = "none"
+    refine: Literal["none", "dsnot", "swap"] = "none"
     damping: float = 0.01
 
     def __post_init__(self) -> None:
@@ -79,10 +79,16 @@ class Prune:
                 "prune: criterion=sparsegpt changes weights on the way; scope=global and refine cannot",
                 "use criterion=wanda or magnitude",
             )
+        if self.refine == "swap" and self.scope == "global":
+            raise PipelineError(
+                "prune-option",
+                "prune: refine=swap looks at one layer at a time, scope=global at all",
+                "use scope=layer or row, or refine=dsnot",
+            )
         if self.refine != "none" and not pattern.single:
             raise PipelineError(
                 "prune-option",
-                f"prune: refine=dsnot swaps single weights, pattern={self.pattern} decides blocks of them",
+                f"prune: refine={self.refine} swaps single weights, pattern={self.pattern} has blocks",
                 "use pattern=unstructured or N:M",
             )
 
@@ -131,16 +137,20 @@ class Prune:
         if self.criterion == "magnitude" and self.refine == "none":
             yield from self._by_score(weights, {}, pattern)
             return
-        gram = self.criterion == "sparsegpt"
+        gram = self.criterion == "sparsegpt" or self.refine == "swap"
         observed = list(_observable(model, weights, gram, stats))
         seen: Seen = {}
         samples = _samples(ctx, self)
         stream = collect(model, observed, samples, ctx, gram=gram)
-        if gram:
+        if self.criterion == "sparsegpt":
             yield from self._second_order(stream, pattern, seen, stats)
-        else:
+        elif self.pool == "global":
             seen |= {weight.value: inputs for weight, inputs in stream}
             yield from self._by_score(observed, seen, pattern)
+        else:
+            for weight, inputs in stream:
+                yield from self._by_score([weight], {weight.value: inputs}, pattern)
+                seen[weight.value] = inputs.slim()
         needed = samples_needed(seen.values(), len(samples), gram=gram)
         if needed is not None:
             stats.notes.append(
@@ -175,8 +185,8 @@ class Prune:
             scores = [self._scores(weight.matrix(), seen.get(weight.value)) for weight in pool]
             for weight, gone in zip(pool, select(scores, pattern, self.level, self.pool), strict=True):
                 old = weight.matrix()
-                if self.refine == "dsnot":
-                    gone = _refined(old, gone, seen[weight.value], pattern.step)
+                if self.refine != "none":
+                    gone = _refined(self.refine, old, gone, seen[weight.value], pattern.step)
                 yield weight, old, np.where(gone, 0.0, old)
 
     def _scores(self, matrix: Floats, inputs: Inputs | None) -> Floats:
@@ -188,7 +198,10 @@ class Prune:
         return mark_zeros(scores, matrix)
 
 
-def _refined(matrix: Floats, gone: Mask, inputs: Inputs, step: int) -> Mask:
+def _refined(how: str, matrix: Floats, gone: Mask, inputs: Inputs, step: int) -> Mask:
+    if how == "swap":
+        exact = zip(matrix, gone, inputs.gram, strict=True)
+        return np.stack([swap.refine(w, g, gram, step=step) for w, g, gram in exact])
     parts = zip(matrix, gone, inputs.mean, inputs.power, strict=True)
     return np.stack([dsnot.refine(w, g, mean, power, step=step) for w, g, mean, power in parts])
 
@@ -208,7 +221,7 @@ def _observable(model: ir.Model, weights: list[Weight], gram: bool, stats: PassS
 
 def _samples(ctx: Context, p: Prune) -> Samples:
     if ctx.calibration is None or len(ctx.calibration) == 0:
-        what = "refine=dsnot" if p.criterion == "magnitude" else f"criterion={p.criterion}"
+        what = f"refine={p.refine}" if p.criterion == "magnitude" else f"criterion={p.criterion}"
         raise DataError(
             "calibration-missing",
             f"prune: {what} looks at what flows into the weights, and no calibration data were given",

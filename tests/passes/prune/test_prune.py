@@ -262,6 +262,7 @@ def test_excluded_layers_stay() -> None:
         ({"criterion": "sparsegpt", "scope": "global"}, "prune-option"),
         ({"criterion": "sparsegpt", "refine": "dsnot"}, "prune-option"),
         ({"refine": "dsnot", "pattern": "16x1"}, "prune-option"),
+        ({"refine": "swap", "scope": "global"}, "prune-option"),
         ({"damping": -1.0}, "prune-option"),
     ],
 )
