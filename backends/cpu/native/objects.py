@@ -117,6 +117,7 @@ def _results(
 
 def _compile(kernel: Kernel, isa: Isa, family: Family, store: ObjectCache) -> bytes:
     from .kernels.common import compile_kernel
+    from .kernels.math_f32 import vectors_of
 
     # A family from elsewhere is not covered by the digest of the sources.
     sources = source_digest() if isinstance(family, ModuleType) else None
@@ -124,7 +125,9 @@ def _compile(kernel: Kernel, isa: Isa, family: Family, store: ObjectCache) -> by
     known = store.get(key) if key else None
     if known is not None:
         return known
-    code = compile_kernel(family.build(kernel.spec, isa), isa, kernel.symbol, in_place=kernel.in_place)
+    with vectors_of(isa):
+        module = family.build(kernel.spec, isa)
+    code = compile_kernel(module, isa, kernel.symbol, in_place=kernel.in_place)
     if key:
         store.put(key, code)
     return code

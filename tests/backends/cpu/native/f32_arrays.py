@@ -57,11 +57,14 @@ def run(
 ) -> np.ndarray:
     """Build and run a kernel in two ranges of tasks; `arrays` are inputs and constants in order."""
     from pared.backends.cpu.native.kernels.common import load_kernel
+    from pared.backends.cpu.native.kernels.math_f32 import vectors_of
 
     isa = isa or host_isa()
     verdict = family.supports(spec, isa)
     assert verdict.ok, verdict.reason
-    kernel = load_kernel(family.build(spec, isa), isa)
+    with vectors_of(isa):
+        module = family.build(spec, isa)
+    kernel = load_kernel(module, isa)
     out = aligned(out_shape)
     out[...] = np.nan
     scratch = [aligned(shape) for shape in getattr(spec, "scratch", ())]

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pared.backends.cpu.native.isa import host_isa
+from pared.backends.cpu.native.isa import host_isa, isa_of
 from pared.backends.cpu.native.kernels import elementwise_f32, softmax_f32
 from pared.backends.cpu.native.kernels.elementwise_f32 import ElementwiseF32Spec, Op
 from pared.backends.cpu.native.kernels.softmax_f32 import SoftmaxF32Spec
+from pared.targets import load_target
 
 pytest.importorskip("tvm", reason="apache-tvm compiles the kernels (extra 'tvm')")
 
@@ -85,6 +86,15 @@ def test_a_function_is_within_its_error(name: str) -> None:
     gap = abs(got - wanted(exact))
     worst = np.argmax(gap - error(exact))
     assert np.all(gap <= error(exact) + 1e-37), (x.flat[worst], gap.flat[worst], error(exact).flat[worst])
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh"])
+def test_a_cpu_without_avx512_scales_in_two_factors(name: str) -> None:
+    spec = ElementwiseF32Spec(20, 16, ("full",), (Op(name, (0,)),))
+    x = np.linspace(-100, 88, 320, dtype=np.float32).reshape(20, 16)
+    isa = isa_of(load_target("cpu-x86-avx2"))
+    got, wide = (f.run(elementwise_f32, spec, [x], spec.out_shape, isa=one) for one in (isa, None))
+    assert np.array_equal(got, wide)
 
 
 def test_exp_reaches_denormals_zero_and_infinity() -> None:
