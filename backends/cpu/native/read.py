@@ -20,6 +20,7 @@ from . import layers as L
 from .quantized import array_of, quant_of
 from .read_binary import with_bits
 from .read_chain import FORMULAS, chain, either
+from .read_conv1d import over_one_axis
 from .read_lowbit import lowbit
 from .read_moves import (
     cast,
@@ -283,7 +284,7 @@ RULES: Mapping[str, Rule] = {
     "Cast": cast,
     "Clip": either(_clip, chain),
     "Concat": either(_concat, join),
-    "Conv": conv,
+    "Conv": over_one_axis(conv),
     "DepthToSpace": depth_to_space,
     "DequantizeLinear": _dequantize,
     "Dropout": marked(_reshape),
