@@ -44,9 +44,7 @@ same rounds. Share of it: popcounts that the kernel does (taps in the padding ar
 
 REMARK = """`x` says how many times as long the peer takes. `binarize`:
 float32 values of the layer's size into bits, what fusing the threshold saves. The padding that is left out is
-18 % of the taps at 7x7 and 2 % at 56x56; GMAC/s count them, the share of the peak does not. Beside binary
-data, the zeros of ternary weights are counted once per tile, which the share leaves out; subtracting that
-count per pixel is what makes that form twice as slow."""
+18 % of the taps at 7x7 and 2 % at 56x56; GMAC/s count them, the share of the peak does not."""
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,12 @@ class BinaryNet:
         """Return normal random numbers."""
         return self.rng.standard_normal(shape, dtype=np.float32)
 
-    def node(self, op: str, *inputs: str, domain: str = "", **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, domain: str = "", **attributes: int | str | list[int]) -> str:
         """Add a node and return its output's name."""
         name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name, domain=domain, **attributes))
+        made = helper.make_node(op, inputs, [name], name, domain=domain)
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(made)
         return name
 
     def sign(self, x: str, scale: Array | float = 1.0) -> str:
@@ -53,8 +55,7 @@ class BinaryNet:
     def int8(self, x: str, scale: Array | float) -> str:
         """Quantize to signed 8 bits."""
         parameters = [self.constant(value) for value in (scale, 0.0, 8.0)]
-        flags = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
-        return self.node("Quant", x, *parameters, domain=QONNX, **flags)
+        return self.node("Quant", x, *parameters, domain=QONNX, signed=1, narrow=0, rounding_mode="ROUND")
 
     def int8_weight(self, step: float, *shape: int) -> tuple[str, str]:
         """Add weights [outputs, inputs, ...] of 8 bits with a scale per output, and a bias.
@@ -76,7 +77,9 @@ class BinaryNet:
             rng.uniform(0.5, 1.5, channels), rng.normal(0, 0.3, channels), rng.normal(0, 0.3, channels),
             rng.uniform(0.5, 1.5, channels),
         )  # fmt: skip
-        return self.node("BatchNormalization", x, *[self.constant(array) for array in arrays])
+        return self.node(
+            "BatchNormalization", x, *[self.constant(array.astype(np.float32)) for array in arrays]
+        )
 
     def binary_conv(self, x: str, inputs: int, outputs: int, stride: int) -> str:
         """Add a 3x3 convolution of signs by signs with a scale per output channel, and its BatchNorm."""

@@ -1,7 +1,7 @@
 """Convolution of one- and two-bit values by popcount: bit planes in, bit planes, int32 or float32 out.
 
-Parameters: data, [residuals], weights, [thresholds | constants of the operations, [limits, signs]], [out],
-[bits], begin, end.
+Parameters: data, [residuals], weights, [counts], [thresholds | constants of the operations, [limits, signs]],
+[out], [bits], begin, end.
 
     dot[n, y, x, o] = sum over r, s, c of
         data[n, y*sh + r*dh - top, x*sw + s*dw - left, c] * weight[o, c, r, s]
@@ -15,7 +15,9 @@ Padding is exact zero padding: taps outside the data are left out, and the const
 into a dot product (K - 2 * mismatches) counts only the taps inside. Models that pad with -1 or +1 pad their
 bits first.
 
-Popcounts per word of 32 channels: 1 for binary x binary, popcount(a ^ w); 2 with ternary,
+Popcounts per word of 32 channels: 1 for binary x binary, popcount(a ^ w), and for binary data x ternary
+weights, popcount(m & (a ^ w)) with m = the weight is not zero: how many of a tap's weights are not zero is a
+constant (`counts` [OC/32, kh, kw, 32] int32), added once per tile; 2 with ternary data,
 popcount(m) - 2 * popcount(m & (a ^ w)) with m = both are not zero; 4 for two-bit x two-bit, the AND of all
 pairs of planes.
 
@@ -133,17 +135,20 @@ class ConvBinarySpec:
     def popcounts(self) -> int:
         """Popcounts of 32-bit lanes that the kernel really does."""
         rows, columns = _inside(self, 0), _inside(self, 1)
-        # The zeros of ternary weights are counted once for all pixels of a tile, beside binary data.
-        per_word = 1 if self.data is Code.BINARY else self.products
-        words = rows * columns * words_of(self.channels) * per_word
+        words = rows * columns * words_of(self.channels) * self.products
         return self.batch * words * self.blocks * LANES
 
     @property
     def products(self) -> int:
-        """Popcounts per pair of words: 1 for binary, 2 with ternary, 4 for two-bit values."""
-        if self.data is Code.BINARY and self.weight is Code.BINARY:
+        """Popcounts per pair of words: 1 for binary data, 2 for ternary, 4 for two-bit values."""
+        if self.data is Code.BINARY and _signed_bits(self.weight):
             return 1
         return 2 if _signed_bits(self.data) and _signed_bits(self.weight) else 4
+
+    @property
+    def counted(self) -> bool:
+        """Whether the kernel is told how many weights of each tap are not zero."""
+        return self.data is Code.BINARY and self.weight is Code.TERNARY
 
     @property
     def reach(self) -> int:
@@ -217,6 +222,14 @@ def pack_weights(spec: ConvBinarySpec, weight: Integers) -> Array:
     return np.ascontiguousarray(np.moveaxis(split, 1, -1))
 
 
+def pack_counts(spec: ConvBinarySpec, weight: Integers) -> npt.NDArray[np.int32]:
+    """Return how many weights [OC, C, kh, kw] of each tap are not zero, as [OC/32, kh, kw, 32]."""
+    counts = np.zeros((spec.blocks * LANES, *spec.kernel), np.int32)
+    counts[: spec.out_channels] = (weight != 0).sum(1)
+    split = counts.reshape(spec.blocks, LANES, *spec.kernel)
+    return np.ascontiguousarray(np.moveaxis(split, 1, -1))
+
+
 def pack_thresholds(output: Code, thresholds: Integers) -> npt.NDArray[np.int32]:
     """Lay out thresholds [OC, levels - 1], ascending per channel, as [levels - 1, OC up to 32] int32."""
     channels, levels = thresholds.shape
@@ -249,7 +262,7 @@ def pack(
     Raises:
         ValueError: a weight does not exist in `spec.weight`.
     """
-    packed = [pack_weights(spec, weight)]
+    packed = [pack_weights(spec, weight), *([pack_counts(spec, weight)] if spec.counted else [])]
     end = spec.output
     if isinstance(end, Code):
         assert thresholds is not None, "codes need thresholds"

@@ -75,6 +75,9 @@ class Writer:
         self.data = emit.parameter("data", "uint32", shape)
         packed = (spec.blocks, *spec.kernel, words, spec.weight.planes, LANES)
         self.weights = emit.parameter("weights", "uint32", packed)
+        tables = (spec.blocks, *spec.kernel, LANES)
+        self.counts = [emit.parameter("counts", "int32", tables)] if spec.counted else []
+        self.present = emit.register("present", "int32", LANES)
         self.thresholds = self._thresholds()
         self.out = emit.parameter("out", spec.out_dtype, spec.out_shape)
         self.real = RealWriter(spec, spec.output) if isinstance(spec.output, RealEnd) else None
@@ -89,15 +92,10 @@ class Writer:
 
     def module(self) -> tvm.IRModule:
         """Write the loop over tasks."""
-        parameters = [self.data, self.weights, *self.thresholds, self.out]
+        parameters = [self.data, self.weights, *self.counts, *self.thresholds, self.out]
         if self.real is not None:
-            parameters = [
-                self.data,
-                *self.real.inputs,
-                self.weights,
-                *self.real.constants,
-                *self.real.outputs,
-            ]
+            constants = [self.weights, *self.counts, *self.real.constants]
+            parameters = [self.data, *self.real.inputs, *constants, *self.real.outputs]
         return emit.module(parameters, lambda begin, end: [emit.loop("task", begin, end - begin, self._task)])
 
     def _task(self, task: Expr) -> list[Stmt]:
@@ -105,7 +103,8 @@ class Writer:
         rows = spec.batch * spec.out_height
         block, row = truncdiv(task, rows), truncmod(task, rows)
         place = _Place(block, truncdiv(row, spec.out_height), truncmod(row, spec.out_height))
-        statements = emit.allocate([*self.sums, *(self.real.registers if self.real else [])])
+        held = [*self.sums, *(self.real.registers if self.real else [])]
+        statements = emit.allocate([*held, self.present] if spec.counted else held)
         for run in runs_of(spec):
             statements += self._run(place, run)
         return statements
@@ -133,10 +132,26 @@ class Writer:
         zero = emit.splat(emit.const(0), LANES)
         statements = [emit.store(total, zero, 0, lanes=LANES) for total in self.sums]
         statements.append(emit.loop("r", first, rows, lambda r: self._kernel_row(place, r, x, run)))
+        before: tuple[int, ...] = ()
         for pixel in range(run.pixels):
-            taps = sum(pixel in valid for valid in run.valid)
-            statements += self._finish(place, x + pixel, pixel, rows * (taps * self.spec.channels))
+            taps = tuple(s for s, valid in enumerate(run.valid) if pixel in valid)
+            if self.counts and (pixel == 0 or taps != before):
+                statements += self._present(place, first, rows, taps)
+            before = taps
+            statements += self._finish(place, x + pixel, pixel, rows * (len(taps) * self.spec.channels))
         return statements
+
+    def _present(self, place: _Place, first: Expr, rows: Expr, taps: Sequence[int]) -> list[Stmt]:
+        """Return what adds up the weights that are not zero over the taps that read data."""
+
+        def row(r: Expr) -> list[Stmt]:
+            total = emit.load(self.present, 0, lanes=LANES)
+            for s in taps:
+                total = total + emit.load(self.counts[0], place.block, r, s, 0, lanes=LANES)
+            return [emit.store(self.present, total, 0, lanes=LANES)]
+
+        zero = emit.splat(emit.const(0), LANES)
+        return [emit.store(self.present, zero, 0, lanes=LANES), emit.loop("r", first, rows, row)]
 
     def _kernel_row(self, place: _Place, r: Expr, x: Expr, run: Run) -> list[Stmt]:
         every = tuple(range(run.pixels))
@@ -176,9 +191,10 @@ class Writer:
         return [emit.loop("k", 0, words_of(spec.channels), body)]
 
     def _product(self, data: Sequence[Expr], weights: Sequence[Expr]) -> Expr:
-        """Return what one word adds: mismatches for binary x binary, else the dot product."""
+        """Return what one word adds: mismatches for binary data, else the dot product."""
         if self.spec.products == 1:
-            return _count(data[0] ^ weights[0])
+            differing = data[0] ^ weights[0]
+            return _count(differing & weights[1] if self.spec.counted else differing)
         if self.spec.products == 2:
             masks = [planes[1] for planes in (data, weights) if len(planes) == 2]
             both = masks[0] & masks[1] if len(masks) == 2 else masks[0]
@@ -191,7 +207,8 @@ class Writer:
     def _finish(self, place: _Place, x: Expr, pixel: int, terms: Expr) -> list[Stmt]:
         spec = self.spec
         total = emit.load(self.sums[pixel], 0, lanes=LANES)
-        dot = emit.splat(terms, LANES) - total * 2 if spec.products == 1 else total
+        present = emit.load(self.present, 0, lanes=LANES) if spec.counted else emit.splat(terms, LANES)
+        dot = present - total * 2 if spec.products == 1 else total
         if isinstance(spec.output, Code):
             return self._codes(place, x, dot)
         statements = [emit.store(self.sums[pixel], dot, 0, lanes=LANES)]
