@@ -21,13 +21,24 @@ from .dense import (
     spread,
     view_of,
 )
-from .kernels import chain_f32, gemm_f32, indices, join_f32, matmul_f32, reduce_f32, rows_f32, take_f32
+from .kernels import (
+    chain_f32,
+    gemm_f32,
+    indices,
+    join_f32,
+    matmul_f32,
+    reduce_f32,
+    resize_f32,
+    rows_f32,
+    take_f32,
+)
 from .kernels.chain_f32 import ChainF32Spec
 from .kernels.gemm_f32 import GemmF32Spec
 from .kernels.indices import IndicesSpec
 from .kernels.join_f32 import JoinF32Spec, Part
 from .kernels.matmul_f32 import MatmulF32Spec
 from .kernels.reduce_f32 import ReduceF32Spec
+from .kernels.resize_f32 import ResizeF32Spec
 from .kernels.rows_f32 import RowsF32Spec
 from .kernels.strided import LANES, Operand, merged
 from .kernels.take_f32 import TakeF32Spec
@@ -277,6 +288,17 @@ def _pad(builder: Builder, layer: L.Layer) -> None:
     builder.step("join_f32", spec, [view.buffer], (), made.buffer, layer.covers)
 
 
+def _resize(builder: Builder, layer: L.Layer) -> None:
+    assert isinstance(layer, S.Resize), "the table says so"
+    held = builder.image_of(layer.inputs[0])
+    n, c, h, w = layer.inputs[0].image
+    spec = ResizeF32Spec(n, h, w, c, *layer.output.image[2:])
+    fits(resize_f32.supports(spec, builder.isa))
+    made = builder.floats_for(layer.output)
+    tables = builder.constants(layer.output.name, lambda: resize_f32.pack(spec, layer.rows, layer.columns))
+    builder.step("resize_f32", spec, [held.buffer], tables, made.buffer, layer.covers)
+
+
 def _take(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, S.Take), "the table says so"
     y, axis = layer.output, layer.axis
@@ -328,6 +350,7 @@ SEQUENCE_RULES: Mapping[type[L.Layer], LayerRule] = {
     S.Pad: _pad,
     S.Reduce: _reduce,
     S.Repeat: _repeat,
+    S.Resize: _resize,
     S.Rows: _rows,
     S.Slice: _slice,
     S.Take: _take,

@@ -84,7 +84,8 @@ def test_what_follows_a_real_product_is_computed_in_its_step(end, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
         **quantizer(rng, "x"), "w": rng.integers(-127, 128, (20, 33)).astype(np.int8),
-        "ws": rng.uniform(0.001, 0.02, 33).astype(np.float32), "n": rng.standard_normal(33).astype(np.float32),
+        "ws": rng.uniform(0.001, 0.02, 33).astype(np.float32),
+        "n": rng.standard_normal(33).astype(np.float32),
     }  # fmt: skip
     body = pair("x", "a", "x") + "b = DequantizeLinear<axis=1>(w, ws)\n c = MatMul(a, b)\n e = Add(c, n)\n"
     if end.endswith("\n"):

@@ -111,6 +111,29 @@ def test_padded_and_sliced_channels_of_images_equal_the_reference(tmp_path):
     assert_as_reference(model, {"x": array(1, 3, 6, 6)}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        'mode="linear", coordinate_transformation_mode="half_pixel"',
+        'mode="linear", coordinate_transformation_mode="align_corners"',
+        'mode="linear", coordinate_transformation_mode="asymmetric"',
+        'mode="nearest", coordinate_transformation_mode="half_pixel"',
+        'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"',
+    ],
+)
+def test_resized_images_equal_the_reference(how, tmp_path):
+    body = f"c = Conv(x, w)\n d = Resize<{how}>(c, , s)\n y = Relu(d)"
+    arrays = {"w": array(5, 3, 1, 1), "s": np.array([1, 1, 2, 3], np.float32)}
+    model = graph(body, "float[1,3,4,5] x", "float[1,5,8,15] y", arrays)
+    assert_as_reference(model, {"x": array(1, 3, 4, 5)}, tmp_path)
+
+
+def test_nearest_by_an_uneven_factor_is_refused():
+    arrays = {"s": np.array([1, 1, 1.5, 1], np.float32)}
+    model = graph('y = Resize<mode="nearest">(x, , s)', "float[1,3,4,5] x", "float[1,3,6,5] y", arrays)
+    assert ["unevenly" in reason for _, reason in supported(model, ISA)] == [True]
+
+
 @settings(deadline=None, max_examples=5)
 @given(
     st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.sampled_from([1, 5, 16, 33, 48]),
