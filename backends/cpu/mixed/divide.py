@@ -54,22 +54,13 @@ def divide(
         refused: nodes that go to `ort` in any case, with the reason.
         least_us: regions that take less time, by estimate, go to `ort`.
     """
-    reasons = _whole_layers(draft, {**_untypical(draft), **(refused or {})})
+    reasons = _whole_layers(draft, dict(refused or {}))
     division, settled = _grouped(draft, reasons), False
     while not settled:
         more = _all_refusals(draft, division, isa) or _not_worth_it(draft, division, least_us)
         reasons = _whole_layers(draft, {**more, **reasons})
         division, settled = _grouped(draft, reasons), not more
     return division
-
-
-def _untypical(draft: Draft) -> dict[str, str]:
-    """Refuse control flow: `native` reads the main graph only."""
-    return {
-        node.name or "": f"{node.op_type} has bodies"
-        for node in draft.nodes
-        if any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values())
-    }
 
 
 def _whole_layers(draft: Draft, reasons: dict[str, str]) -> dict[str, str]:

@@ -114,12 +114,14 @@ class _Move:
         strides = (spec.source.strides, spec.target.strides)
         rest = self.padding(starts[1], width)
         if spec.run == 1:
-            columns = [
-                stmt
-                for c in range(channels)
-                for stmt in self.plane([s + c * k[3] for s, k in zip(starts, strides, strict=True)])
-            ]
-            return [*columns, *rest]
+
+            def channel(c: Expr | int) -> list[Stmt]:
+                return self.plane([s + c * k[3] for s, k in zip(starts, strides, strict=True)])
+
+            # Few channels are written out, so that their stores mix; many would make code without end.
+            few = channels <= LANES
+            columns = [stmt for c in range(channels) for stmt in channel(c)] if few else []
+            return [*(columns or [emit.loop("c", 0, channels, channel)]), *rest]
 
         def pixel(x: Expr) -> Sequence[Stmt]:
             ends = [s + x * k[2] for s, k in zip(starts, strides, strict=True)]
