@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from ...compiler.ir.stats import macs_of
 from ...compiler.ir.walk import (
     add_initializer,
     constant_tensor,
@@ -17,6 +18,7 @@ from ...compiler.ir.walk import (
     int_attribute,
     unique_name,
 )
+from ..prune.statistics import Parents
 from ..prune.weights import Layout, Use, View, Weight
 from ..quantize.moments import conv_geometry
 from .methods import Shaped, Stage, Weights, Window
@@ -35,12 +37,14 @@ class Dense:
         shape: of its weights as [M, C, kh, kw].
         window: of a convolution.
         size: height and width of its input; (rows, 1) for matrix products, 1 for what is not known.
+        times: how often one inference runs it; loops repeat their bodies.
     """
 
     weight: Weight
     shape: tuple[int, int, int, int]
     window: Window
     size: tuple[int, int]
+    times: int = 1
 
     @property
     def node(self) -> ir.Node:
@@ -71,11 +75,22 @@ class Dense:
             height = _out(height + top + bottom, kh, window.strides[0], window.dilations[0])
             width = _out(width + left + right, kw, window.strides[1], window.dilations[1])
             macs += height * width * math.prod(shape)
-        return macs, sum(math.prod(shape) for shape, _ in shapes)
+        return macs * self.times, sum(math.prod(shape) for shape, _ in shapes)
 
 
 def _out(size: int, kernel: int, stride: int, dilation: int) -> int:
     return max((size - (kernel - 1) * dilation - 1) // stride + 1, 1)
+
+
+def repeats(node: ir.Node, parents: Parents) -> int:
+    """Return how often one inference runs a node, 1 where a trip count is not known."""
+    times, graph = 1, node.graph
+    while isinstance(graph, ir.Graph) and graph in parents:
+        loop = parents[graph]
+        once = sum(macs_of(inner) or 0 for inner in graph)
+        times *= max((macs_of(loop) or 0) // once, 1) if once else 1
+        graph = loop.graph
+    return times
 
 
 def read_dense(node: ir.Node) -> Dense | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from ...compiler.ir.walk import all_nodes, node_label
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from ..allocate import Option, allocate, least_cost
 from ..prune.statistics import Parents, collect, parents_of, refuse_statistics
-from .layers import CELLS, Dense, read_dense, write_chain
+from .layers import CELLS, Dense, read_dense, repeats, write_chain
 from .methods import Factored, factor, methods_for
 from .whiten import Floats
 
@@ -104,6 +104,7 @@ class LowRank:
         return stats
 
     def _layers(self, model: ir.Model, ctx: Context, stats: PassStats) -> Iterator[Dense]:
+        parents = parents_of(model)
         for node in all_nodes(model):
             if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul", *CELLS):
                 continue
@@ -112,7 +113,7 @@ class LowRank:
             if isinstance(found, Dense) and self.method not in ("auto", *methods_for(found.shape)):
                 found = f"method {self.method} does not apply to weights {list(found.shape)}"
             if isinstance(found, Dense):
-                yield found
+                yield replace(found, times=repeats(node, parents))
             else:
                 stats.refused.append(Refusal(node_label(node), found))
 

@@ -212,6 +212,17 @@ def test_a_cell_reads_a_projected_sequence(cell: str, gates: int) -> None:
     np.testing.assert_allclose(outputs(after, x), outputs(model, x), atol=1e-4)
 
 
+def test_a_budget_counts_every_turn_of_a_loop() -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[6,1,40] x) => (float[6,1,32] y) {'
+        " y = Scan<num_scan_inputs = 1, body = b (float[1,40] s) => (float[1,32] t) { t = MatMul(s, w) }>(x) }"
+    )
+    model = model_of(text, w=random(40, 32))
+    after, _ = applied(model, LowRank(macs=0.5, round_to=1))
+    assert count(model).macs == 6 * 40 * 32
+    assert 0 < count(after).macs <= 3 * 40 * 32
+
+
 def test_a_layer_in_a_loop_is_factored_by_what_flows_there() -> None:
     text = (
         '<ir_version: 10, opset_import: ["" : 21]> g (float[6,40] x) => (float[6,32] y) {'
