@@ -215,7 +215,8 @@ def test_a_cell_reads_a_projected_sequence(cell: str, gates: int) -> None:
 def test_a_budget_counts_every_turn_of_a_loop() -> None:
     text = (
         '<ir_version: 10, opset_import: ["" : 21]> g (float[6,1,40] x) => (float[6,1,32] y) {'
-        " y = Scan<num_scan_inputs = 1, body = b (float[1,40] s) => (float[1,32] t) { t = MatMul(s, w) }>(x) }"
+        " y = Scan<num_scan_inputs = 1, body = b (float[1,40] s) => (float[1,32] t)"
+        " { t = MatMul(s, w) }>(x) }"
     )
     model = model_of(text, w=random(40, 32))
     after, _ = applied(model, LowRank(macs=0.5, round_to=1))
