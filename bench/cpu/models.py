@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import functools
 import itertools
+import json
 import os
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from onnx import helper, numpy_helper
 
 from ... import compile as compile_model
 from ...backends.cpu.native import engine
-from ...compiler.artifact.read import Artifact
+from ...compiler.artifact.read import Artifact, open_artifact
 from ...compiler.backend import Array
 from ...compiler.errors import ParedError
 from ...compiler.openvino_import import no_openvino_telemetry
@@ -38,8 +39,13 @@ from .tflite_mlp import mlp_tflite
 Run = Callable[[], object]
 ROUNDS = 9
 LIGHT = ("squeezenet", "resnet50", "densenet121")
+FLOAT_LIGHT = (
+    *LIGHT, "shufflenet", "inception_v1", "inception_v2", "bvlc_alexnet", "zfnet512", "vgg19",
+)  # fmt: skip
+FLOAT_AIMS = dict.fromkeys((*LIGHT, "resnet18"), 1.3)
 OWN: Mapping[str, Callable[[], onnx.ModelProto]] = {"mobilenet_v2": mobilenet_v2, "resnet18": resnet18}
 MLP = (784, 512, 512, 10)
+AIMS = {"mobilenet_v2": 1.3, "resnet18": 1.0, "resnet50": 1.0, "squeezenet": 1.0, "densenet121": 1.0}
 TINY = {
     "kws01": "kws01_dscnn",
     "ad01": "ad01_fc_autoencoder",
@@ -72,12 +78,14 @@ class Case:
         source: file or model that pared compiles.
         precision: `float` keeps the file as it is (quantized already, or float).
         tflite: the LiteRT original, None without one.
+        aim: how many times as fast as every peer native is to be; 0 for no aim.
     """
 
     name: str
     source: Path | onnx.ModelProto
     precision: str
     tflite: Path | None = None
+    aim: float = 0.0
 
 
 def cases(kind: str, data: Path, folder: Path) -> Iterator[Case]:
@@ -86,16 +94,17 @@ def cases(kind: str, data: Path, folder: Path) -> Iterator[Case]:
     for name, file in TINY.items():
         if kind == "int8":
             tflite = models / "tflite_int8" / f"{name}_int8.tflite"
-            yield Case(name, models / f"{file}_int8_qdq.onnx", "float", tflite)
+            yield Case(name, models / f"{file}_int8_qdq.onnx", "float", tflite, 1.5)
         else:
-            yield Case(name, models / f"{file}.onnx", "float")
-    yield Case(
-        "MLP " + "-".join(map(str, MLP)), mlp(MLP), kind, _mlp_file(folder) if kind == "int8" else None
-    )
+            yield Case(name, models / f"{file}.onnx", "float", aim=1.0)
+    whole = kind == "int8"
+    own_file = _mlp_file(folder) if whole else None
+    yield Case("MLP " + "-".join(map(str, MLP)), mlp(MLP), kind, own_file, 1.5 if whole else 1.0)
+    aims = AIMS if whole else FLOAT_AIMS
     for name, make in OWN.items():
-        yield Case(name, make(), kind)
-    for name in LIGHT:
-        yield Case(name, light_model(name), kind)
+        yield Case(name, make(), kind, aim=aims.get(name, 1.0))
+    for name in LIGHT if whole else FLOAT_LIGHT:
+        yield Case(name, light_model(name), kind, aim=aims.get(name, 1.0))
 
 
 def _mlp_file(folder: Path) -> Path:
@@ -153,7 +162,7 @@ class Native:
 
     def __init__(self, artifact: Artifact) -> None:
         executable = engine.load(artifact.path, artifact.manifest.engine.options, 1)
-        self.arena_bytes = executable.arena_bytes
+        self.arena_bytes, self.constant_bytes = executable.arena_bytes, executable.constant_bytes
         self._held: list[object] = [executable]
         self._library = ctypes.CDLL(str(artifact.path / engine.LIBRARY))
         ports = executable.signature
@@ -243,34 +252,71 @@ def in_litert(path: Path) -> Run:
     return run
 
 
-def measure(case: Case, page: Page, seconds: float) -> None:
-    """Compile a case, time it beside its peers, add its row; a model that is not supported gets a remark."""
-    with tempfile.TemporaryDirectory(prefix="pared-bench-") as name:
-        folder = Path(name)
-        start = time.perf_counter()
-        try:
-            own = compiled(case, "native", folder)
-        except ParedError as err:
-            page.remark(f"{case.name}: native does not take it: {err.message}")
-            return
-        took = time.perf_counter() - start
-        # onnxruntime's payload is the same graph with short names.
-        plain = compiled(case, "ort", folder).path / "model.onnx"
-        native = Native(own)
-        runs: dict[str, Run] = {
-            "native": native.run,
-            "ort": in_onnxruntime(plain),
-            "openvino": in_openvino(plain),
-        }
-        if case.tflite is not None:
-            runs["litert"] = in_litert(case.tflite)
-        compared = compare_latency(runs, rounds=ROUNDS, iterations=3000, limit=seconds)
-        size = (own.path / engine.LIBRARY).stat().st_size
-    times, memory = (
-        _times(compared),
-        [f"{size / 1024:.0f}", f"{native.arena_bytes / 1024:.1f}", f"{took:.1f}"],
-    )
-    page.add(case.name, times[0], f"{native.in_c_ms():.4g}", *times[1:], *_ratios(compared), *memory)
+@dataclass(frozen=True)
+class Prepared:
+    """A case compiled for both engines.
+
+    Attributes:
+        own: native's artifact.
+        plain: onnxruntime's payload, the same graph with short names.
+        seconds: that native's compilation took.
+    """
+
+    own: Artifact
+    plain: Path
+    seconds: float
+
+
+def prepare(case: Case, folder: Path) -> Prepared:
+    """Compile a case into `folder`, or take what an earlier run left there.
+
+    Raises:
+        ParedError: native does not take the model.
+    """
+    note = folder / "seconds.json"
+    if note.is_file():
+        own = open_artifact(folder / "native")
+        return Prepared(own, folder / "ort" / "model.onnx", json.loads(note.read_text()))
+    start = time.perf_counter()
+    own = compiled(case, "native", folder)
+    took = time.perf_counter() - start
+    plain = compiled(case, "ort", folder).path / "model.onnx"
+    note.write_text(json.dumps(took))
+    return Prepared(own, plain, took)
+
+
+def measure(case: Case, page: Page, seconds: float, folder: Path) -> None:
+    """Time a case beside its peers, add its row; a model that is not supported gets a remark."""
+    try:
+        made = prepare(case, folder)
+    except ParedError as err:
+        page.remark(f"{case.name}: native does not take it: {err.message}")
+        return
+    native = Native(made.own)
+    runs: dict[str, Run] = {
+        "native": native.run,
+        "ort": in_onnxruntime(made.plain),
+        "openvino": in_openvino(made.plain),
+    }
+    if case.tflite is not None:
+        runs["litert"] = in_litert(case.tflite)
+    compared = compare_latency(runs, rounds=ROUNDS, iterations=3000, limit=seconds)
+    in_c = native.in_c_ms()
+    size = (made.own.path / engine.LIBRARY).stat().st_size
+    times = _times(compared)
+    memory = [f"{size / 1024:.0f}", f"{native.arena_bytes / 1024:.1f}", f"{made.seconds:.1f}"]
+    page.add(case.name, times[0], f"{in_c:.4g}", *times[1:], *_ratios(compared), *memory)
+    _judge(case, page, compared, native.constant_bytes / in_c / 1e6)
+
+
+def _judge(case: Case, page: Page, compared: Comparison, rate: float) -> None:
+    """Say of a model that misses its aim by how much, and at which rate its constants are read."""
+    known = compared.round_medians_ms
+    ratios = {name: compared.ratio(name, "native").median for name in known if name != "native"}
+    worst = min(ratios, key=lambda name: ratios[name])
+    if case.aim and ratios[worst] < case.aim:
+        text = f"{case.name}: aim {case.aim} missed, {ratios[worst]:.2f} against {worst}"
+        page.remark(f"{text}; its constants are read at {rate:.0f} GB/s.")
 
 
 def _times(compared: Comparison) -> list[str]:
@@ -292,6 +338,8 @@ def main() -> None:
     parser.add_argument("kind", choices=["int8", "float"], nargs="?", default="int8")
     parser.add_argument("--seconds", type=float, default=4.0, help="per model")
     parser.add_argument("--only", nargs="*", help="names of models")
+    parser.add_argument("--compiled", type=Path, help="keep artifacts in this folder, and use those there")
+    parser.add_argument("--prepare", action="store_true", help="compile into that folder, measure nothing")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
     if "PARED_DATA" not in os.environ:
@@ -299,10 +347,17 @@ def main() -> None:
     about = ABOUT.format(kind=given.kind, rounds=ROUNDS) + (INT8 if given.kind == "int8" else FLOAT)
     title = f"Whole models in {given.kind}: native beside onnxruntime, OpenVINO and LiteRT"
     page = Page(given.output / f"native_{given.kind}.md", title, about, HEADINGS)
-    with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
-        for case in cases(given.kind, Path(os.environ["PARED_DATA"]), Path(folder)):
-            if not given.only or case.name in given.only:
-                measure(case, page, given.seconds)
+    with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as name:
+        folder = given.compiled or Path(name)
+        for case in cases(given.kind, Path(os.environ["PARED_DATA"]), Path(name)):
+            if given.only and case.name not in given.only:
+                continue
+            place = folder / f"{case.name} {given.kind}".replace(" ", "_")
+            place.mkdir(parents=True, exist_ok=True)
+            if given.prepare:
+                prepare(case, place)
+            else:
+                measure(case, page, given.seconds, place)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def supports(spec: PoolInt8Spec, isa: Isa) -> Verdict:
     ]
     if last[0] >= spec.x.height or last[1] >= spec.x.width:
         return Verdict.no(f"the last window starts at {last}, behind the image")
-    if spec.average and spec.average.by_sum and not (spec.inside and _size(spec) == spec.average.count):
+    summed = spec.average is not None and (spec.average.by_sum or spec.average.limit > 0)
+    if spec.average and summed and not (spec.inside and _size(spec) == spec.average.count):
         return Verdict.no("the average by sums is for windows of one size; make its formula with count=0")
     return Verdict.yes()
 

@@ -11,7 +11,7 @@ from tvm.ir import Expr
 from tvm.tirx import Buffer, Stmt, Var
 
 from .average_formula import AverageFormula
-from .emit import allocate, llvm, module, parameter, register
+from .emit import allocate, llvm, module, parameter, register, reinterpret
 from .int8_emit import (
     LANES,
     bind,
@@ -71,7 +71,9 @@ def build_pool(spec: PoolInt8Spec, isa: Isa) -> tvm.IRModule:
     frame = _Frame(spec, isa, x, y, register("best", "uint8", 64), register("sums", "int32", LANES), wide)
     used = [frame.best]
     if spec.average:
-        used = [frame.sums] if spec.average.by_sum else list(wide)
+        used = (
+            [frame.sums] if spec.average.by_sum else [frame.sums, *wide] if spec.average.limit else list(wide)
+        )
 
     def body(begin: Var, end: Var) -> list[Stmt]:
         return [*allocate(used), tasks(begin, end, lambda task: _row(frame, task))]
@@ -160,9 +162,21 @@ def _clamped(frame: _Frame, place: _Place, channel: Expr) -> list[Expr]:
 def _average(frame: _Frame, place: _Place, channel: Expr) -> list[Stmt]:
     formula = frame.spec.average
     assert formula is not None, "an average without its formula"
-    steps, body = (_by_sum if formula.by_sum else _by_mean)(frame, place, channel, formula)
-    value = to_bytes(rounded(frame.isa, steps), formula.y_zero, frame.spec.low, frame.spec.high)
-    return [*body, put(frame.y, value, place.out + channel)]
+
+    def stored(steps: Expr) -> Stmt:
+        value = to_bytes(rounded(frame.isa, steps), formula.y_zero, frame.spec.low, frame.spec.high)
+        return put(frame.y, value, place.out + channel)
+
+    if not formula.limit:
+        steps, body = (_by_sum if formula.by_sum else _by_mean)(frame, place, channel, formula)
+        return [*body, stored(steps)]
+    steps, body = _by_sum(frame, place, channel, formula)
+    cheap, statement = bind("steps", steps)
+    exact, slow = _by_mean(frame, place, channel, formula)
+    away = cheap - tirx.Cast("float32x16", rounded(frame.isa, cheap))
+    near = tirx.GE(tirx.Max(away, f32(0) - away), f32(formula.limit))
+    tie = tirx.NE(reinterpret("uint16", near), tirx.IntImm("uint16", 0))
+    return [*body, statement, tirx.IfThenElse(tie, sequence([*slow, stored(exact)]), stored(cheap))]
 
 
 def _by_sum(frame: _Frame, place: _Place, channel: Expr, f: AverageFormula) -> tuple[Expr, list[Stmt]]:

@@ -114,6 +114,16 @@ def test_sums_are_not_used_where_ties_are_possible() -> None:
     assert average_formula(0.1, 0, 0.1, 0, 25).by_sum
 
 
+@pytest.mark.parametrize("y_scale", [0.1, 0.0371])
+def test_sums_close_to_a_tie_are_averaged_as_defined(y_scale: float) -> None:
+    """With equal scales every fourth sum of four bytes is a tie, so both ways occur side by side."""
+    formula = average_formula(0.1, 7, y_scale, 3, 4)
+    formula = replace(formula, by_sum=False)
+    assert formula.limit > 0.49 or y_scale != 0.1
+    x, y = image(1, 16, 16, 40), image(1, 8, 8, 40)
+    check(PoolInt8Spec(x, y, (2, 2), (2, 2), average=formula, zero=3), host(), 5)
+
+
 def test_a_window_without_a_pixel_is_refused() -> None:
     spec = PoolInt8Spec(image(1, 5, 5, 4), image(1, 5, 5, 4), (2, 2), pads=(2, 0))
     assert "without a pixel" in pool_int8.supports(spec, host()).reason
