@@ -125,7 +125,9 @@ class GemmF32Spec:
 
     @property
     def chunk(self) -> int:
-        """Rows of a task."""
+        """Rows of a task: where the weights are read once per tile anyhow, two tiles."""
+        if self.inside:
+            return min(self.rows, 2 * tile_size(self.rows, TILE_ROWS))
         return tile_size(self.rows, ROWS_OF_TASK)
 
     def tasks(self) -> int:

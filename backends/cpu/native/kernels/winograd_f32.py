@@ -8,12 +8,14 @@ Layouts: data and out as conv_f32; U by blocks of output channels [36, C, vector
 One task is a block of up to 28 patches: (1) their transforms V [36, patches, Cp + 16], vectors over
 channels; (2) per block of 32 output channels 36 matrix products with tiles of up to 14 patches x 32
 channels into M [36, patches, 32], which stays in the second-level cache, and (3) the transform back with
-the epilogue. V lies on the stack up to 64 channels, else in scratch memory with a slot per task. Patches
-that reach over an edge take a branch per value.
+the epilogue. V lies on the stack up to 64 channels, else in scratch memory with a slot per task. An image of
+one block of patches (14x14) is two tasks for half of the output channels each: the transform is done twice,
+2 % of the work, and two threads share the layer. Patches that reach over an edge take a branch per value.
 
 Measured on one core of Zen 4 (peak 58 GMAC/s), GMAC/s of the direct convolution's work, and times faster
 than onnxruntime 1.31.1 in the same interleaved run: 64 ch 56x56 136 (3.3x), 128 ch 28x28 120 (2.7x), 256 ch
-14x14 127 (2.6x), 512 ch 7x7 89 (2.1x). Four times the peak is the bound without the transforms; of the
+14x14 127 (2.6x), 512 ch 7x7 89 (2.1x); with weights prefetched one point ahead, in a ResNet-50, 193, 200 and
+163. Four times the peak is the bound without the transforms; of the
 products alone, whole patches counted, that is 59 %, 52 %, 72 % and 50 % of the peak (U of 512 channels, 38
 MB, comes from memory).
 
@@ -45,12 +47,13 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
-Grid = list[list["Buffer"]]
 
 POINTS = 36
 STACK_CHANNELS = 64
 PATCHES_ON_STACK = 14
 PATCHES = 28
+# Blocks of output channels from which on the transform of the data costs little beside the products.
+LEAST_SPLIT = 8
 
 FILTER = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], np.float64) / 24
 DATA = np.array(
@@ -118,9 +121,20 @@ class WinogradF32Spec:
         """Vectors per block of output channels, whole blocks, vectors of the last block or 0."""
         return split_groups(groups_of(self.out_channels))
 
-    def tasks(self) -> int:
-        """Length of the parallel loop: blocks of patches."""
+    @property
+    def patch_blocks(self) -> int:
+        """Blocks of patches."""
         return -(-self.patches // self.block)
+
+    @property
+    def split(self) -> bool:
+        """Whether two tasks share the only block of patches, each with half of the output channels."""
+        blocks = self.blocks[1]
+        return self.patch_blocks == 1 and blocks % 2 == 0 and self.blocks[2] == 0 and blocks >= LEAST_SPLIT
+
+    def tasks(self) -> int:
+        """Length of the parallel loop: blocks of patches, or halves of the output channels."""
+        return 2 if self.split else self.patch_blocks
 
     def macs(self) -> int:
         """Multiply-accumulates of the convolution as the model counts them (direct)."""
@@ -129,7 +143,7 @@ class WinogradF32Spec:
 
     def products(self) -> int:
         """Multiply-accumulates that are really done, without the transforms."""
-        return self.tasks() * self.block * POINTS * self.channels * padded(self.out_channels)
+        return self.patch_blocks * self.block * POINTS * self.channels * padded(self.out_channels)
 
     def bytes(self) -> int:
         """Bytes of data, U and output, each counted once."""
@@ -202,7 +216,7 @@ class _Winograd:
 
         spec = self.spec
         vectors, whole, rest = spec.blocks
-        first = task * spec.block
+        first = (tirx.const(0, "int32") if spec.split else task) * spec.block
         count = tirx.min(spec.patches - first, spec.block)
         slot = tirx.const(0, "int32") if spec.on_stack else task * self.slot
         local = [self.sums, self.turned] if spec.on_stack else [self.sums]
@@ -215,7 +229,8 @@ class _Winograd:
 
         last = block(tirx.const(whole, "int32"), rest) if rest else []
         turn = emit.loop("p", 0, count, lambda p: self.turn(first + p, slot + p * spec.pitch))
-        return [*emit.allocate(local), turn, emit.loop("b", 0, whole, lambda b: block(b, vectors)), *last]
+        begin, most = (task * (whole // 2), whole // 2) if spec.split else (0, whole)
+        return [*emit.allocate(local), turn, emit.loop("b", begin, most, lambda b: block(b, vectors)), *last]
 
     def place(self, patch: Expr) -> tuple[Expr, Expr, Expr]:
         """Return image, first output row and first output column of a patch."""
@@ -244,17 +259,20 @@ class _Winograd:
     def turn_vector(self, at: tuple[Expr, Expr, Expr], c: Expr, to: Expr, edge: bool) -> Sequence[Stmt]:
         """Return the transform of one patch for 16 channels."""
         from . import emit
+        from . import winograd_tir as wt
 
-        patch, half = _grid("d", 6, 6), _grid("h", 6, 6)
+        patch, half = wt.grid("d", 6, 6), wt.grid("h", 6, 6)
         loads = [self.fetch(patch[i][j], at, i, j, c, edge) for i in range(6) for j in range(6)]
-        down = [s for j in range(6) for s in _turn([_get(patch[i][j]) for i in range(6)], _setter(half, j))]
+        down = [
+            s for j in range(6) for s in wt.turn([wt.get(patch[i][j]) for i in range(6)], wt.setter(half, j))
+        ]
 
         def keep(i: int) -> Callable[[int, Expr], Stmt]:
             step = self.spec.block * self.spec.pitch
             return lambda j, value: emit.store(self.turned, value, to + ((i * 6 + j) * step + c), lanes=LANES)
 
-        across = [s for i in range(6) for s in _turn([_get(cell) for cell in half[i]], keep(i))]
-        return [*_allocate(patch, half), *loads, *down, *across]
+        across = [s for i in range(6) for s in wt.turn([wt.get(cell) for cell in half[i]], keep(i))]
+        return [*wt.allocate_grids(patch, half), *loads, *down, *across]
 
     def fetch(self, cell: Buffer, at: tuple[Expr, Expr, Expr], i: int, j: int, c: Expr, edge: bool) -> Stmt:
         """Return the load of one value of a patch; zero outside the data."""
@@ -340,20 +358,21 @@ class _Winograd:
     ) -> Sequence[Stmt]:
         """Return the transform back of one patch for 16 channels."""
         from . import emit
+        from . import winograd_tir as wt
 
-        half = _grid("b", 4, 6)
+        half = wt.grid("b", 4, 6)
 
         def point(k: int) -> Expr:
             return emit.load(self.sums, start + k * step, lanes=LANES)
 
         down = [
-            s for j in range(6) for s in _back([point(i * 6 + j) for i in range(6)], _setter(half, j))
+            s for j in range(6) for s in wt.back([point(i * 6 + j) for i in range(6)], wt.setter(half, j))
         ]  # fmt: skip
         across = [
             self.keep(at[0], at[1] + i, at[2] + j, channel, value, edge)
-            for i in range(4) for j, value in enumerate(_back_values([_get(cell) for cell in half[i]]))
+            for i in range(4) for j, value in enumerate(wt.back_values([wt.get(cell) for cell in half[i]]))
         ]  # fmt: skip
-        return [*_allocate(half), *down, *across]
+        return [*wt.allocate_grids(half), *down, *across]
 
     def keep(self, n: Expr, y: Expr, x: Expr, channel: Expr, value: Expr, edge: bool) -> Stmt:
         """Return the store of one output vector; of a patch at the edge only if it lies inside."""
@@ -362,51 +381,3 @@ class _Winograd:
         store = self.out.put(value + self.out.start(channel), n, y, x, channel)
         inside = [y < self.spec.window.out_height, x < self.spec.window.out_width]
         return branch(inside, [store]) if edge else store
-
-
-def _grid(name: str, rows: int, columns: int) -> Grid:
-    from .emit import register
-
-    return [[register(f"{name}{i}{j}", "float32", LANES) for j in range(columns)] for i in range(rows)]
-
-
-def _allocate(*grids: Grid) -> list[Stmt]:
-    from .emit import allocate
-
-    return allocate([cell for grid in grids for row in grid for cell in row])
-
-
-def _get(cell: Buffer) -> Expr:
-    from .emit import load
-
-    return load(cell, 0, lanes=LANES)
-
-
-def _setter(grid: Grid, column: int) -> Callable[[int, Expr], Stmt]:
-    from .emit import store
-
-    return lambda row, value: store(grid[row][column], value, 0, lanes=LANES)
-
-
-def _turn(d: Sequence[Expr], put: Callable[[int, Expr], Stmt]) -> list[Stmt]:
-    """Return B^T d, factored so that it takes 14 operations."""
-    from .math_f32 import lit
-
-    two, four, minus4, minus5 = (lit(value, LANES) for value in (2.0, 4.0, -4.0, -5.0))
-    a, b = d[2] * minus4 + d[4], d[1] * minus4 + d[3]
-    c, e = d[4] - d[2], two * (d[3] - d[1])
-    ends = (d[2] * minus5 + (four * d[0] + d[4]), d[3] * minus5 + (four * d[1] + d[5]))
-    return [put(i, value) for i, value in enumerate((ends[0], a + b, a - b, c + e, c - e, ends[1]))]
-
-
-def _back_values(m: Sequence[Expr]) -> list[Expr]:
-    """Return A^T m, four values."""
-    from .math_f32 import lit
-
-    two, four, eight = (lit(value, LANES) for value in (2.0, 4.0, 8.0))
-    p, q, r, t = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
-    return [m[0] + p + r, two * t + q, four * r + p, eight * t + q + m[5]]
-
-
-def _back(m: Sequence[Expr], put: Callable[[int, Expr], Stmt]) -> list[Stmt]:
-    return [put(i, value) for i, value in enumerate(_back_values(m))]

@@ -85,6 +85,13 @@ def test_both_places_of_the_transformed_data_work(channels: int) -> None:
     check(spec)
 
 
+def test_an_image_of_one_block_of_patches_is_two_tasks() -> None:
+    spec = WinogradF32Spec(Window(1, 14, 13, (3, 3), pads=(1, 1, 1, 1)), 80, 256, After(bias=True, low=0.0))
+    assert spec.split
+    assert spec.tasks() == 2
+    check(spec)
+
+
 def test_a_dropped_channel_is_outside_the_bound() -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((1, 64, 8, 8)).astype(np.float32)
