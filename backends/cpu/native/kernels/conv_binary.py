@@ -25,8 +25,9 @@ Layouts: data [N, H, W, words * planes] uint32 (plane innermost, see bits.py); w
 planes, 32] uint32, one stream that is read in order; codes out [N, OH, OW, words * planes]; int32 and float32
 out, and residuals, [N, OH, OW, OC up to 16].
 
-Tile: up to 14 pixels of one row x 32 channels, 28 accumulators of 16 int32 lanes; with 2 weight vectors and
-one for the product that makes 31 of the 32 registers, and each weight vector is loaded once per 14 uses.
+Tile: up to 14 pixels of one row (8 with ternary weights on binary data) x 32 channels, 28 accumulators of 16
+int32 lanes; with 2 weight vectors and one for the product that makes 31 of the 32 registers, and each weight
+vector is loaded once per 14 uses.
 Data words are broadcast by the XOR itself. Where padding touches pixels of a tile, the tile gets code of
 its own that leaves these taps out; tiles with equal edges share a loop. One task is one output row of one
 block of 32 channels, blocks outermost: a block's weights (at most 18 KiB for 512 channels) stay in the
