@@ -6,7 +6,7 @@ docs/semantics.md says (dequantize, mean in float64, quantize), from the int32 s
 provably gives the same (`average_formula`). One row of outputs per task; 64 bytes of channels at a time for
 the maximum, 16 for averages. Bound: one load per tap; average by sums two instructions, in float64 eight,
 per tap and 16 channels. Measured: global average of 25x5x64 in 0.89 us in float64 (6.5 cycles per tap and
-16 channels).
+16 channels), 0.20 by sums; of 8x8x64 in 0.46 and, by sums that are looked at for ties, 0.12.
 """
 
 from __future__ import annotations

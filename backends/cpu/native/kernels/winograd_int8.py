@@ -16,6 +16,10 @@ are moved back onto the image, the last block onto the patches before it: comput
 
 Bound, against the direct kernel's one dot per cycle: 2x without the transforms, that take about 5 cycles per
 channel and 180 per vector of 16 outputs of a patch. Weights are 8 times as large (`MOST_WEIGHT_BYTES`).
+Measured on one Zen 4 core, GMAC/s of the convolution as defined (direct dots have a roof of 233) and times as
+fast as the direct kernel (predicted): 64 channels, 56x56 358, 1.59 (1.66); 128, 28x28 391, 1.71 (1.80); 256,
+14x14 319, 1.39 (1.46); with a residual 64, 8x8 368, 1.6 (1.70); 32, 16x16 308, 1.4 (1.48); 16, 32x32 200,
+1.06 (1.21).
 """
 
 from __future__ import annotations
