@@ -4,7 +4,7 @@ For the squared output error `e G e'` of a row, removing weight j costs `w_j^2 /
 best change of the others is `-w_j / [G^-1]_jj * [G^-1]_j,:` (optimal brain surgeon). All rows share the
 inverses when columns are frozen from left to right; they are then the rows of one Cholesky factor `U` of
 `G^-1 = U'U`, and a removed weight changes those to its right by `-w_j / U_jj * U_j,:`. Masks are chosen for a
-block of columns at a time, from the weights as they are by then.
+block of columns at a time (one group for N:M), from the weights as they are by then.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def prune(
 def _prune_group(weight: Floats, upper: Floats, pattern: Pattern, sparsity: float, scope: Scope) -> Floats:
     w = weight.copy()
     k = w.shape[1]
-    width = max(BLOCK // pattern.step, 1) * pattern.step
+    # An N:M group is chosen when its turn comes; what goes elsewhere competes with a block's columns.
+    width = pattern.of or max(BLOCK // pattern.step, 1) * pattern.step
     done = decided = 0
     for start in range(0, k, width):
         end = min(start + width, k)
@@ -117,11 +118,11 @@ def _prune_group(weight: Floats, upper: Floats, pattern: Pattern, sparsity: floa
             count = quota(sparsity, decided) - done
             done += count
             gone = spread(choose(blocks, count, scope), scores.shape, pattern)[0]
-        _remove(w, upper, start, end, gone)
+        remove(w, upper, start, end, gone)
     return w
 
 
-def _remove(w: Floats, upper: Floats, start: int, end: int, gone: Mask) -> None:
+def remove(w: Floats, upper: Floats, start: int, end: int, gone: Mask) -> None:
     """Zero what goes in columns start..end of `w`, in place, and let what is to the right make up for it."""
     errors = np.zeros((len(w), end - start))
     for j in range(start, end):

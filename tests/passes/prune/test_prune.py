@@ -16,6 +16,7 @@ from pared.compiler.errors import DataError, PipelineError
 from pared.compiler.ir.text import fingerprint
 from pared.compiler.ort import make_session, run_session
 from pared.compiler.pass_api import Context
+from pared.passes.prune import sparsegpt
 from pared.passes.prune.prune import Prune
 from pared.passes.prune.statistics import collect
 from pared.passes.prune.weights import find_weights
@@ -134,6 +135,49 @@ def test_sparsegpt_on_orthonormal_inputs_is_magnitude(seed: int, scope: str, siz
     assert np.array_equal(exact, weight(run(model, f"prune{{scope={scope}}}"), "w0"))
 
 
+@pytest.mark.parametrize("scope", ["layer", "row"])
+def test_sparsegpt_reaches_the_level_over_several_blocks_of_columns(scope: str) -> None:
+    model = mlp(sizes=(300, 7))
+    text = f"prune{{criterion=sparsegpt sparsity=0.37 scope={scope}}}"
+    zeros = weight(run(model, text, samples(model)), "w0") == 0
+    if scope == "row":
+        assert np.all(zeros.sum(axis=0) == 111)
+    assert zeros.sum() == 777
+
+
+def test_compensation_does_not_depend_on_how_columns_are_blocked() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 40)) @ rng.normal(size=(40, 40))
+    upper = sparsegpt.factor(x.T @ x / 400, 0.01).upper
+    weight, gone = rng.normal(size=(9, 40)), rng.random((9, 40)) < 0.5
+    whole, parts = weight.copy(), weight.copy()
+    sparsegpt.remove(whole, upper, 0, 40, gone)
+    for start, end in ((0, 12), (12, 13), (13, 40)):
+        sparsegpt.remove(parts, upper, start, end, gone[:, start:end])
+    np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_compensation_is_the_best_that_the_columns_to_the_right_can_do() -> None:
+    """With the last columns kept, their change minimises the output error: its gradient there is zero."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(400, 12)) @ rng.normal(size=(12, 12))
+    gram = x.T @ x / 400
+    old = rng.normal(size=(5, 12))
+    gone = np.zeros((5, 12), bool)
+    gone[:, :5] = True
+    new = old.copy()
+    sparsegpt.remove(new, sparsegpt.factor(gram, 0.0).upper, 0, 12, gone)
+    np.testing.assert_allclose(((new - old) @ gram)[:, 5:], 0.0, atol=1e-8)
+
+
+def test_zeros_count_before_weights_of_dead_inputs() -> None:
+    w = np.array([[2.0, 0.0, 5.0, 3.0]], np.float32).T
+    model = graph("y = MatMul(x, w)", {"x": (1, 4)}, {"y": (1, 1)}, {"w": w})
+    x = normal(0, 16, 4) * np.array([0, 1, 1, 1], np.float32)
+    _, stats = ran(model, "prune{criterion=wanda sparsity=0.25}", given_data(model, x=x))
+    assert stats.changed == 0
+
+
 def _output_error(model: ir.Model, found: ir.Model, data: Samples) -> float:
 
     a, b = make_session(model), make_session(found)
@@ -181,19 +225,15 @@ def test_both_matrices_of_recurrent_cells_are_pruned(criterion: str, op: str, di
 
 
 def test_hidden_states_of_a_reverse_direction_are_those_before_it_in_its_own_time() -> None:
-    """Only the last input moves the state: the reverse direction has it at every step but its first."""
-
-    w = np.zeros((2, 1, 1), np.float32) + 10.0
-    r = np.zeros((2, 1, 1), np.float32) + 10.0
+    """A state once moved stays: forward it is 0, 1, 1, backward, in the order of time, 1, 1, 0."""
+    w, r = (np.full((2, 1, 1), 10.0, np.float32) for _ in range(2))
     body = '_, y = RNN<hidden_size=1, direction="bidirectional">(x, w, r)'
     model = graph(body, {"x": (3, 1, 1)}, {"y": (2, 1, 1)}, {"w": w, "r": r})
-
-    x = np.array([[[[0.0]], [[0.0]], [[1.0]]]], np.float32)
-    data = given_data(model, x=x.reshape(3, 1, 1)[None])
-    stream = collect(model, find_weights(model, []), data, Context(), gram=False)
+    x = np.array([0.0, 1.0, 0.0], np.float32).reshape(1, 3, 1, 1)
+    stream = collect(model, find_weights(model, []), given_data(model, x=x), Context(), gram=False)
     seen = {found.uses[0].port: inputs for found, inputs in stream}
-    # Forward states are 0, 0, 1, of which R sees 0, 0, 0; backward ones are 1, 1, 1 in time, R sees 0, 1, 1.
-    np.testing.assert_allclose(seen[2].mean.ravel(), [0.0, 2 / 3], atol=1e-6)
+    # R sees what was before: 0, 0, 1 in both directions; the last state goes nowhere.
+    np.testing.assert_allclose(seen[2].mean.ravel(), [1 / 3, 1 / 3], atol=1e-6)
     np.testing.assert_allclose(seen[1].mean.ravel(), [1 / 3, 1 / 3], atol=1e-6)
 
 
