@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import onnx
+
 from ...backends.cpu.native.isa import host_isa
 from ...backends.cpu.native.lower import sketch
 from ...backends.cpu.native.planner import plan

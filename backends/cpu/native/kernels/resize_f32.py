@@ -104,7 +104,8 @@ def build(spec: ResizeF32Spec, isa: Isa) -> tvm.IRModule:
                     ]
                     for line in (top, bottom)
                 ]
-                value = mix(*(mix(*pair, across) for pair in corner), down)
+                above, below = (mix(one, other, across) for one, other in corner)
+                value = mix(above, below, down)
                 return [emit.store(out, value, n, y, x, c * i64(LANES), lanes=LANES)]
 
             return [loop("c", groups_of(spec.channels), vector)]
