@@ -10,6 +10,9 @@ by side, transposed where they are not contiguous; then 14 rows x 2 vectors of s
 `gemm_f32`. The panel keeps rows of 2^n bytes out of each other's cache sets. Copying costs one element per
 2 M / 16 cycles of products when transposed: 11 % at M = 128 in the worst case, less than 2 % otherwise. One
 task is one panel.
+
+Measured on one core of Zen 4 (peak 58 GMAC/s; predicted 85-90 %), four heads of 64 at 128 positions: scores
+47 GMAC/s (81 %), mixing 50 (86 %).
 """
 
 from __future__ import annotations
