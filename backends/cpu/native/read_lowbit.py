@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ....compiler.ir.quant import QuantParams, quantize_array, view
 from ....compiler.ir.walk import attribute, int_attribute
-from ....compiler.ops.constants import constant_of
+from ....compiler.ops.constants import constant_expression
 from .kernels.lowbit_f32 import Bits
 from .layers_lowbit import LowbitDense
 from .quantized import array_of
@@ -100,7 +100,7 @@ def _weights(value: ir.Value, params: QuantParams, channels: int) -> _Found | No
     """Return codes [N, K], scales [N, blocks], zeros, block, whether codes are bipolar, and their bits."""
     spec, node = params.spec, value.producer()
     assert node is not None, "a view has a node behind it"
-    data = constant_of(node.inputs[0])
+    data = constant_expression(node.inputs[0])
     axes = (1 - channels,) if spec.block_size else (None, channels)
     if data is None or params.scale.dtype != np.float32 or spec.axis not in axes:
         return None

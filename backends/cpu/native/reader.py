@@ -20,6 +20,7 @@ from ....compiler.ops import expand_custom_ops
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
 from .layers_binary import Unpack
+from .quant_weights import is_product_weight
 from .quantized import is_plain, limits, quant_of
 from .thresholds import is_wide
 
@@ -45,7 +46,7 @@ def bind_batch(model: ir.Model, batch: int = 1) -> ir.Model:
         UnsupportedOp: another size is symbolic.
     """
     draft = model.clone()
-    expand_custom_ops(draft, is_wide)
+    expand_custom_ops(draft, lambda node: is_wide(node) and not is_product_weight(node))
     for value in draft.graph.inputs:
         sizes = list(value.shape or [])
         if sizes and not isinstance(sizes[0], int):

@@ -16,6 +16,8 @@ from test_lower_run import ISA, assert_as_reference
 from pared.backends.cpu.native.isa import Isa
 from pared.backends.cpu.native.lower import lower
 from pared.compiler.ir.importer import import_model
+from pared.compiler.pass_api import Context
+from pared.passes.quantize.quantize import Quantize
 
 pytestmark = pytest.mark.skipif(not isinstance(ISA, Isa), reason="no supported CPU")
 
@@ -87,6 +89,15 @@ def test_signs_are_one_bit(tmp_path: Path) -> None:
     model = _model(BLOCKS, _blocks(RNG, ml_dtypes.int4, -1, 2) | {"q": signs})
     (spec,) = _steps(model)
     assert "bipolar=True" in spec
+    assert_as_reference(model, {"x": RNG.standard_normal((1, DEPTH)).astype(np.float32)}, tmp_path)
+
+
+def test_quantizers_of_qonnx_give_such_weights(tmp_path: Path) -> None:
+    weight = RNG.standard_normal((DEPTH, OUTPUTS)).astype(np.float32)
+    model = _model("y = MatMul(x, w)", {"w": weight})
+    assert Quantize(bits=4, act="none").apply(model, Context()).changed
+    (spec,) = _steps(model)
+    assert "bits=4" in spec
     assert_as_reference(model, {"x": RNG.standard_normal((1, DEPTH)).astype(np.float32)}, tmp_path)
 
 
