@@ -44,16 +44,18 @@ def int8_convolution(channels: int, size: int) -> onnx.ModelProto:
     return _model(nodes, constants, TensorProto.UINT8, [1, channels, size, size])
 
 
-def block_product(bits: int, block: int, size: int, seed: int) -> onnx.ModelProto:
-    """Return onnxruntime's MatMulNBits `[1, size] x [size, size]` at accuracy_level 4 (int8 activations)."""
+def block_product(
+    bits: int, block: int, size: int, seed: int, level: int = 4, rows: int = 1
+) -> onnx.ModelProto:
+    """Return onnxruntime's MatMulNBits `[rows, size] x [size, size]`; accuracy_level 4 rounds activations."""
     rng = np.random.default_rng(seed)
     blocks = size // block
     codes = rng.integers(0, 256, (size, blocks, block * bits // 8)).astype(np.uint8)
     scales = rng.random(size * blocks, np.float32) / np.float32(100)
     node = helper.make_node("MatMulNBits", ["x", "q", "s"], ["y"], domain="com.microsoft")
-    attributes = {"K": size, "N": size, "bits": bits, "block_size": block, "accuracy_level": 4}
+    attributes = {"K": size, "N": size, "bits": bits, "block_size": block, "accuracy_level": level}
     node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
-    return _model([node], {"q": codes, "s": scales}, TensorProto.FLOAT, [1, size])
+    return _model([node], {"q": codes, "s": scales}, TensorProto.FLOAT, [rows, size])
 
 
 def _random(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
