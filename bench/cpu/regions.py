@@ -10,9 +10,7 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,6 @@ from ..results import Page
 ROUNDS = 9
 HEADINGS = (
     "model", "nodes", "in native", "kept", "regions", "kept ms", "ORT ms", "ORT / kept", "mixed plans, us",
-    "compile s",
 )  # fmt: skip
 ABOUT = """`python -m pared.bench.cpu.regions`. Real models as they were published, batch 1, one pinned
 core, one thread. Every model is compiled with the engines `ort`, `native` and `mixed` to choose from, without
@@ -56,34 +53,24 @@ TARGET = 'name = "bench"\ndescription = "without OpenVINO"\nextends = "cpu"\n{en
 ENGINES = 'engines = ["ort", "native", "mixed"]'
 
 
-@dataclass(frozen=True)
-class Kept:
-    """An artifact and how long it took to make."""
-
-    artifact: Artifact
-    seconds: float | None
-
-
-def compiled(source: Path, folder: Path) -> Kept:
+def compiled(source: Path, folder: Path) -> Artifact:
     """Compile a model, or open what an earlier run left."""
     out = folder / source.stem
     if out.exists():
-        return Kept(open_artifact(out), None)
+        return open_artifact(out)
     target = folder / "bench.toml"
     target.write_text(TARGET.format(engines=ENGINES))
-    start = time.perf_counter()
-    artifact = compile_model(source, str(target), output=out, shapes=SHAPES.get(source.stem))
-    return Kept(artifact, time.perf_counter() - start)
+    return compile_model(source, str(target), output=out, shapes=SHAPES.get(source.stem))
 
 
 def measure(source: Path, folder: Path, page: Page, seconds: float) -> None:
     """Compile and time a model and add its row."""
     try:
-        kept = compiled(source, folder)
+        artifact = compiled(source, folder)
     except ParedError as err:
         page.remark(f"{source.stem}: {err.message}")
         return
-    artifact, inputs = kept.artifact, _inputs(kept.artifact)
+    inputs = _inputs(artifact)
     with load(artifact.path, threads=1) as own:
         alone = ort_session.load(artifact.path, 1)
         runs = {"kept": lambda: own.run(inputs), "ort": lambda: alone.run(inputs)}
@@ -91,8 +78,7 @@ def measure(source: Path, folder: Path, page: Page, seconds: float) -> None:
     medians = [f"{float(np.median(compared.round_medians_ms[name])):.4g}" for name in ("kept", "ort")]
     same = artifact.manifest.engine.name == "ort"
     ratio = "1 (the same)" if same else f"{compared.ratio('ort', 'kept').median:.2f}"
-    took = "" if kept.seconds is None else f"{kept.seconds:.1f}"
-    page.add(source.stem, *_places(artifact), *medians, ratio, _plans(artifact), took)
+    page.add(source.stem, *_places(artifact), *medians, ratio, _plans(artifact))
 
 
 def _places(artifact: Artifact) -> tuple[int, int, str, str]:
