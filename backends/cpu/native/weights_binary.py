@@ -81,7 +81,7 @@ def _terms(value: ir.Value | None) -> list[_Term]:
         return [_quantized(node)]
     if producer(value, "DequantizeLinear") is not None:
         return [_dequantized(node)]
-    return [_plain(constant_expression(value) if node.op_type != "Sign" else _sign(node))]
+    return [_plain(stored(value) if node.op_type != "Sign" else _sign(node))]
 
 
 def evaluate_weight(value: ir.Value | None, depth: int = 12) -> npt.NDArray[np.float32] | None:
@@ -92,7 +92,7 @@ def evaluate_weight(value: ir.Value | None, depth: int = 12) -> npt.NDArray[np.f
         depth: operators above it that are looked at, at most.
     """
     node = value.producer() if value is not None else None
-    data = constant_of(value)
+    data = stored(value)
     if data is not None or node is None or not depth:
         return None if data is None else np.asarray(data, np.float32)
     try:
@@ -117,8 +117,24 @@ _EVALUATED: dict[str, Callable[[ir.Node, Sequence[npt.NDArray[np.float32]]], _Nu
 }
 
 
+def stored(value: ir.Value | None) -> _Numbers | None:
+    """Return a constant of any size, also behind the tables and casts that compact-constants makes of it."""
+    node = value.producer() if value is not None else None
+    direct = constant_of(value)
+    if direct is not None or node is None or node.domain:
+        return direct
+    if node.op_type == "Cast":
+        data = stored(node.inputs[0])
+        dtype = ir.DataType(int_attribute(node, "to", 1)).numpy()
+        return None if data is None else np.asarray(data.astype(dtype))
+    if node.op_type == "Gather" and int_attribute(node, "axis", 0) == 0:
+        table, index = stored(node.inputs[0]), stored(node.inputs[1])
+        return None if table is None or index is None else np.asarray(table[index.astype(np.int64)])
+    return constant_expression(value) if node.op_type in ("ConstantOfShape", "Expand", "Identity") else None
+
+
 def _sign(node: ir.Node) -> _Numbers | None:
-    data = constant_of(node.inputs[0])
+    data = stored(node.inputs[0])
     return None if data is None else np.asarray(np.sign(data))
 
 
@@ -133,7 +149,7 @@ def _scaled(node: ir.Node) -> list[_Term]:
 
 
 def _quantized(node: ir.Node) -> _Term:
-    data, book = constant_of(node.inputs[0]), th.codebook_of(node)
+    data, book = stored(node.inputs[0]), th.codebook_of(node)
     parameters = [constant_expression(parameter) for parameter in node.inputs[1:]]
     known = [array for array in parameters if array is not None]
     if data is None or len(known) != len(parameters):
@@ -142,7 +158,7 @@ def _quantized(node: ir.Node) -> _Term:
 
 
 def _dequantized(node: ir.Node) -> _Term:
-    q, scale = constant_of(node.inputs[0]), constant_expression(node.inputs[1])
+    q, scale = stored(node.inputs[0]), constant_expression(node.inputs[1])
     zero = constant_expression(node.inputs[2]) if len(node.inputs) > 2 else None
     if q is None or scale is None or (zero is None) != (len(node.inputs) < 3) or scale.ndim > 1:
         raise CannotFold(f"the weights of {node.name!r} are not constant, or in blocks")

@@ -203,3 +203,12 @@ def test_a_transposed_base_has_its_output_channels_first():
     (base,) = bases_of(value, 1, 1.0)
     assert base.codes.tolist() == [[-1, 1], [1, 1]]
     assert base.scale.tolist() == [6.0, 2.0]
+
+
+def test_weights_stored_as_a_table_and_indices_are_read():
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["" : 21]>
+    g (float[1] x) => (float[1] y) <float[2] t = {-0.5, 0.5}, uint8[2,2] i = {0, 1, 1, 1}> {
+        c = Cast<to=6>(i) w = Gather(t, c) y = Identity(x) }""")
+    (base,) = bases_of(model.graph.node(1).outputs[0], 0, 1.0)
+    assert base.codes.tolist() == [[-1, 1], [1, 1]]
+    assert base.scale.tolist() == [0.5, 0.5]

@@ -96,6 +96,7 @@ def test_sums_out_are_exact(spec, seed):
     np.testing.assert_array_equal(got[..., : spec.out_channels], dot)
 
 
+FEW = settings(SLOW, max_examples=10)
 OPS = st.lists(
     st.sampled_from(["mul", "add", "div", "affine64", "clip", "residual"]), min_size=1, max_size=5
 ).map(lambda names: tuple(RealOp(name, *((-9.0, 11.5) if name == "clip" else ())) for name in names))
@@ -129,7 +130,7 @@ def real_layer(spec, seed):
     return [words, *(np.pad(r, spare) for r in residuals)], weight, constants, real
 
 
-@SLOW
+@FEW
 @given(convolutions(), OPS, st.integers(0, 2**16))
 def test_real_results_round_after_every_operation(spec, ops, seed):
     spec = with_output(spec, RealEnd(ops))
@@ -139,7 +140,7 @@ def test_real_results_round_after_every_operation(spec, ops, seed):
     np.testing.assert_array_equal(got[..., : spec.out_channels], want)
 
 
-@SLOW
+@FEW
 @given(convolutions(), OPS, st.sampled_from(Code), st.booleans(), st.integers(0, 2**16))
 def test_bits_of_a_real_result_are_those_of_its_comparison(spec, ops, code, signed, seed):
     spec = ConvBinarySpec(**{**vars(spec), "out_channels": 64, "output": RealEnd(ops, code, False, signed)})
