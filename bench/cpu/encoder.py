@@ -31,8 +31,8 @@ def main() -> None:
     page = Page(given.output / "native_encoder.md", "A transformer encoder", ABOUT, HEADINGS)
     page.remark(
         "Of the roof of one core (58 and 233 GMAC/s): see the time in C; 436 MMAC take 7.5 and 1.9 ms there. "
-        "The graph quantized by pared has a quantizer between each product and its bias, which native and "
-        "OpenVINO fuse; graphs that the peers' own quantizers make were not timed."
+        "The graph quantized by pared has a quantizer between each product and its bias, which native "
+        "fuses; graphs that the peers' own quantizers make were not timed."
     )
     with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
         for precision in ("float", "int8"):

@@ -29,7 +29,7 @@ PARALLEL_WORK = 500_000
 
 _SOURCES = ("pool.h", "pool.c")
 
-# The last output of a step of this family is a status: the run ends where it is not 0.
+# The scratch buffer of a step of this family is a status: the run ends where it is not 0.
 CHECKED = "indices"
 
 # Only the interface is visible; kernels of two models in one process must not meet.
@@ -174,7 +174,7 @@ class _Build:
             else:
                 lines.append(f"    {alone}")
             if step.family == CHECKED:
-                status = self._pointer(step.outputs[-1])
+                status = self._pointer(step.scratch[-1])
                 lines.append(f"    if (*(const int32_t *)({status})) return PARED_INDEX;")
         body = "\n".join([*lines, "    return PARED_OK;"])
         return f"static int run(pared_pool *pool, const pared_memory *m) {{\n    (void)pool;\n{body}\n}}\n"

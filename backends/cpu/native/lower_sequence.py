@@ -335,8 +335,9 @@ def _numbers(builder: Builder, layer: S.Take, limit: int) -> tuple[list[str], tu
     count = view.size
     spec = IndicesSpec(count, limit, view.dtype)
     fits(indices.supports(spec, builder.isa))
-    made, status = builder.dense(name, "int32", (count,)), builder.dense(f"{name}_status", "int32", (LANES,))
-    builder.step("indices", spec, [view.buffer], (), made, layer.covers, more=(status,))
+    made = builder.dense(name, "int32", (count,))
+    status = builder.scratch(f"{name}_status", "int32", (LANES,))
+    builder.step("indices", spec, [view.buffer], (), made, layer.covers, scratch=(status,))
     return [made], (), count
 
 

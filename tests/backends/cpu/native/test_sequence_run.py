@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_lower_read import with_constants
 from test_lower_run import ISA, assert_as_reference, executable
 
+from pared.backends.cpu.native.compile import _check_per_sample
 from pared.backends.cpu.native.isa import Isa
 from pared.backends.cpu.native.lower import lower, supported
 from pared.backends.cpu.native.reader import bind_batch
@@ -201,13 +202,18 @@ def test_a_normalization_whose_inner_value_is_read_elsewhere_stays_written_out(b
     assert_as_reference(model, {"x": array(2, 3, 37)}, tmp_path)
 
 
-def table_model():
+def table_model(batch=1):
     body = "a = Gather<axis=0>(w, i)\n y = Relu(a)"
-    return graph(body, "int64[1,4] i", "float[1,4,24] y", {"w": array(10, 24)})
+    return graph(body, f"int64[{batch},4] i", f"float[{batch},4,24] y", {"w": array(10, 24)})
 
 
 def test_an_embedding_equals_the_reference(tmp_path):
     assert_as_reference(table_model(), {"i": np.array([[3, -1, 0, -10]])}, tmp_path)
+
+
+def test_samples_of_an_embedding_are_independent():
+    one, two = (lower(table_model(batch), ISA) for batch in (1, 2))
+    _check_per_sample(one, two)
 
 
 @pytest.mark.parametrize("bad", [10, -11, 2**40])
