@@ -51,8 +51,8 @@ token, a MatMulNBits file that pared imports and compiles with its verification.
 bandwidth is that of NumPy adding up as many bytes of int64, cold as well, in the same rounds."""
 
 
-SLOW_PEER = """At level 0 onnxruntime takes 50 times as long for 2 and 8 bits as for 4, so it seems to have no fast
-kernel there (not looked into): those ratios say nothing about this kernel. Level 4 is the peer to look at."""
+SLOW_PEER = """At level 0 onnxruntime takes 50 times as long for 2 and 8 bits as for 4, so it seems to have no
+fast kernel there (not looked into): those ratios say nothing about this one. Compare with level 4."""
 BOUND = """One row is bound by unpacking, not by memory: a shift, a permutation and a multiply-add for 16
 weights, and the first two share two pipes of Zen 4: 2 cycles, 570 us for the layers (estimated), whatever the
 width. Tried instead: codes masked into the mantissa and a subtraction, without shifts: 690 us, for its
