@@ -5,8 +5,9 @@ cycle grows the weight back that reduces |e| most for its variance, `argmax sign
 over what is gone (eq. 4), and prunes instead the one with the smallest Wanda score `|w_j| ||x_j||` among
 those whose removal also moves e towards zero, `sign(e) w_j E[x_j] < 0` (eq. 5). It ends where |e| is below
 the threshold, or where a swap would not lower the expected squared error with independent inputs,
-`e^2 + sum over gone j of w_j^2 Var[x_j]`. (The paper swaps on regardless of the variance; on small
-networks, whose outputs have tens of inputs rather than thousands, that does harm.)
+`e^2 + sum over gone j of w_j^2 Var[x_j]`. The
+paper has no such guard: it swaps on until the threshold; on four small nets the guard was worth between
+-0.5 and 5 points, and did not make up for what swapping cost (docs/results/prune_accuracy.md).
 
 The paper's threshold of 0.1 is in units of its models' hidden states; here it is a share of the output's
 own root mean square, `sqrt(sum w_j^2 E[x_j^2])`, so that it means the same for every layer.
