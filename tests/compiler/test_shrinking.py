@@ -31,6 +31,11 @@ def test_budgets_become_a_pass_before_pruning() -> None:
     assert text == "lowrank{macs=0.5 params=0.25},prune{sparsity=0.5}"
 
 
+def test_calibration_data_repair_what_low_rank_lost() -> None:
+    assert shrinking_text(recipe(max_macs=0.5), has_calibration=True) == "lowrank{macs=0.5},reconstruct"
+    assert shrinking_text(recipe(max_macs=0.5), has_calibration=False) == "lowrank{macs=0.5}"
+
+
 def test_a_budget_beside_a_pipeline_without_low_rank_is_refused() -> None:
     with pytest.raises(PipelineError, match="does not factor layers"):
         shrinking_text(recipe(max_macs=0.5, pipeline="quantize"), has_calibration=True)
