@@ -21,7 +21,7 @@ def shrinking_text(recipe: Recipe, *, has_calibration: bool) -> str:
         PipelineError: as `lowrank_text` and `pruning_text`.
     """
     factoring, pruning = lowrank_text(recipe), pruning_text(recipe, has_calibration=has_calibration)
-    # Pruning brings its own repair. Behind low rank alone it won up to 20 points (results/lowrank_accuracy.md).
+    # Pruning brings its own repair; behind low rank it won up to 20 points (results/lowrank_accuracy.md).
     fitted = factoring and not pruning and has_calibration and recipe.opt_level >= 2
     return ",".join(text for text in (factoring, pruning, "reconstruct" if fitted else "") if text)
 
