@@ -108,12 +108,14 @@ def _search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
 def _plan_search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
     at = _first_lossy(job)
     before, rest = variants.models[FLOAT], job.passes[at + 1 :]
+    # What repairs compares with the float model, not with the draft that the plan was applied to.
+    ctx = dataclasses.replace(job.ctx, original=before, attachments=variants.attachments)
 
     def score(plan: QuantPlan) -> float:
         draft = before.clone()
         apply_plan(draft, plan)
         infer_shapes(draft)
-        planned = Manager().run(draft, rest, job.ctx).model
+        planned = Manager().run(draft, rest, ctx).model
         return -_drop(_measure(job, {FLOAT: before, "planned": planned}))
 
     plan = QuantPlan.from_json(variants.attachments[_PLAN])

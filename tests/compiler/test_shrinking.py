@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import pared
 from pared.compiler.driver import compile_recipe
 from pared.compiler.driver.pruning import shrinking_text
 from pared.compiler.errors import PipelineError
+from pared.compiler.pass_api import PassStats
 from pared.compiler.recipe import Recipe
+from pared.passes.prune import bias
+from pared.passes.quantize.bias_correct import correct_biases
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -58,6 +63,20 @@ def test_layers_that_cost_too_much_stay_as_they_are() -> None:
     held = compile_recipe(asked, None).report
     assert any("left as they are: " in note for note in held.notes), held.notes
     assert [report.passes[-1].changed for report in (free, held)] == [4, 1]
+
+
+def test_a_search_repairs_towards_the_float_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+
+    def spy(original: ir.Model, *rest: Any) -> PassStats:
+        seen.append({node.op_type for node in original.graph})
+        return correct_biases(original, *rest)
+
+    monkeypatch.setattr(bias, "correct_biases", spy)
+    text = "canonicalize,quantize{bits=2},bias-correct{samples=8}"
+    compile_recipe(recipe(pipeline=text, max_drop=30.0), None)
+    assert len(seen) > 2, "nothing was searched"
+    assert not any("QuantizeLinear" in ops or "Quant" in ops for ops in seen)
 
 
 def test_a_drop_that_a_budget_of_macs_cannot_keep_is_told_as_such() -> None:
