@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +45,36 @@ def mixed(model: ir.Model) -> engine.MixedExecutable:
     return shop.assemble(division.regions)
 
 
+@functools.cache
+def mixed_floats() -> tuple[ir.Model, engine.MixedExecutable]:
+    model = floats()
+    return model, mixed(model)
+
+
+@functools.cache
+def mixed_control_flow() -> tuple[ir.Model, engine.MixedExecutable]:
+    model = import_model(control_flow()).model
+    return model, mixed(model)
+
+
+def all_native_wins(runs: Mapping[str, timing.Run], *_: object) -> dict[str, float]:
+    """Stand in for the stopwatch: the second option is the fastest, whatever else the machine does."""
+    return {name: 1.0 + abs(index - 1) for index, name in enumerate(runs)}
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixed")
     onnx.save(ir.to_proto(floats(size=LARGE)), folder / "m.onnx")
-    pared.compile(folder / "m.onnx", engine="mixed", output=folder / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "time_runs", all_native_wins)
+        pared.compile(folder / "m.onnx", engine="mixed", output=folder / "out")
     return folder / "out"
 
 
 @pytest.mark.parametrize(
     ("middle", "signed"),
     [
-        ("m = Asinh(d)", False),
         ("s = Asinh(d)\n m = Add(s, d)", True),
         ("s = Sigmoid(d)\n a = Asinh(s)\n m = Mul(a, d)", False),
     ],
@@ -70,8 +90,9 @@ def test_integers_of_a_mixed_plan_are_those_of_the_reference(middle, signed):
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_floats_are_within_the_bound_for_any_batch(samples):
-    model, inputs = floats(), {"x": X[:samples]}
-    got, want = mixed(model).run(inputs)["y"], evaluate(model, inputs)["y"]
+    model, executable = mixed_floats()
+    inputs = {"x": X[:samples]}
+    got, want = executable.run(inputs)["y"], evaluate(model, inputs)["y"]
     bound = derive_bound(model, [inputs], seed=0)["y"]
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= bound.atol + bound.rtol_of_max * np.abs(want).max()
@@ -79,9 +100,9 @@ def test_floats_are_within_the_bound_for_any_batch(samples):
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_a_body_reads_what_a_native_region_made(flag):
-    model = import_model(control_flow()).model
+    model, executable = mixed_control_flow()
     inputs = {"x": X[:1], "flag": np.array(flag)}
-    got, want = mixed(model).run(inputs)["y"], evaluate(model, inputs)["y"]
+    got, want = executable.run(inputs)["y"], evaluate(model, inputs)["y"]
     bound = derive_bound(model, [inputs], seed=0)["y"]
     assert np.abs(got - want).max() <= bound.atol + bound.rtol_of_max * np.abs(want).max()
 
