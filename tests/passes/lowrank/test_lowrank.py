@@ -235,3 +235,16 @@ def test_a_layer_in_a_loop_is_factored_by_what_flows_there() -> None:
     after, stats = applied(model, LowRank(rank=3, round_to=1), {"x": x})
     assert stats.changed == 1
     np.testing.assert_allclose(outputs(after, x[0]), outputs(model, x[0]), atol=1e-3)
+
+
+def test_without_data_it_is_the_truncated_svd_of_scikit_learn() -> None:
+    decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn is not installed")
+    w = random(64, 48)
+    after, _ = applied(mlp(), LowRank(rank=12, round_to=1, whiten=False))
+    names = ("w_lowrank_0", "w_lowrank")
+    right, left = (after.graph.initializers[name].const_value for name in names)
+    assert right is not None
+    assert left is not None
+    peer = decomposition.TruncatedSVD(12, algorithm="arpack").fit(w)
+    want = peer.transform(w) @ peer.components_
+    np.testing.assert_allclose(left.numpy() @ right.numpy().T, want, atol=1e-5)
