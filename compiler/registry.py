@@ -48,6 +48,7 @@ PASSES: PassTable = {
     "absorb-bias": _pass("quantize.absorb", "AbsorbBias"),
     "balance": _pass("quantize.balance", "Balance"),
     "quantize": _pass("quantize.quantize", "Quantize"),
+    "binarize": _pass("binarize.binarize", "Binarize"),
     "lowrank": _pass("lowrank.lowrank", "LowRank"),
     "mpo": _pass("lowrank.mpo", "Mpo"),
     "lowrank-passthrough": _pass("lowrank.passthrough", "LowRankPassthrough"),

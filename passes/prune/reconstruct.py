@@ -69,8 +69,8 @@ class Reconstruct:
         layers = list(_layers(model, original, ctx, stats))
         errors = np.zeros(2)
         fewest = 0
-        for level in _levels(model, layers):
-            for layer, sums in _collect(model, original, level, samples, ctx):
+        for level in levels_of(model, layers):
+            for layer, sums in paired_sums(model, original, level, samples, ctx):
                 ctx.check_cancelled()
                 old = layer.weight.matrix()
                 new, bias, before, after = _fit(old, sums, layer.fits_bias, self.damping)
@@ -96,7 +96,7 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class FittedLayer:
     """A weight, the value of the original that its node's output should be, and whether its bias may move."""
 
     weight: Weight
@@ -104,7 +104,7 @@ class _Layer:
     fits_bias: bool
 
 
-def _layers(model: ir.Model, original: ir.Model, ctx: Context, stats: PassStats) -> Iterator[_Layer]:
+def _layers(model: ir.Model, original: ir.Model, ctx: Context, stats: PassStats) -> Iterator[FittedLayer]:
     """Yield the layers that can be fitted, those before the first difference left out."""
     targets = {value.name: value for value in walk.all_values(original)}
     parents = parents_of(model)
@@ -113,14 +113,15 @@ def _layers(model: ir.Model, original: ir.Model, ctx: Context, stats: PassStats)
         node = weight.uses[0].node
         if node not in changed:
             continue
-        reason = _refuse(weight, targets.get(node.outputs[0].name)) or refuse_statistics(weight, parents)
+        reason = refuse_fit(weight, targets.get(node.outputs[0].name)) or refuse_statistics(weight, parents)
         if reason:
             stats.refused.append(Refusal(weight.name, reason))
         else:
-            yield _Layer(weight, str(node.outputs[0].name), refuse_bias(node) is None)
+            yield FittedLayer(weight, str(node.outputs[0].name), refuse_bias(node) is None)
 
 
-def _refuse(weight: Weight, target: ir.Value | None) -> str | None:
+def refuse_fit(weight: Weight, target: ir.Value | None) -> str | None:
+    """Say why a layer's outputs cannot be fitted to `target`, the original's, or None."""
     node = weight.uses[0].node
     if weight.view.layout in ("cell", "deconvolution"):
         return f"{node.op_type} has no output to fit per row"
@@ -162,11 +163,11 @@ def _differs(value: ir.Value, before: dict[str | None, ir.TensorProtocol | None]
     return other is None or (other is not tensor and not np.array_equal(other.numpy(), tensor.numpy()))
 
 
-def _levels(model: ir.Model, layers: Sequence[_Layer]) -> list[list[_Layer]]:
+def levels_of(model: ir.Model, layers: Sequence[FittedLayer]) -> list[list[FittedLayer]]:
     """Layers by the number of layers before them, on the longest way."""
     of = {layer.weight.uses[0].node: layer for layer in layers}
     depths: dict[ir.Value, int] = {}
-    levels: dict[int, list[_Layer]] = {}
+    levels: dict[int, list[FittedLayer]] = {}
     for node in walk.all_nodes(model):
         depth = max((depths.get(v, 0) for v in node.inputs if v is not None), default=0)
         if node in of:
@@ -178,7 +179,7 @@ def _levels(model: ir.Model, layers: Sequence[_Layer]) -> list[list[_Layer]]:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Moments of inputs `x` `[groups, n, k]` and wanted outputs `y` `[groups, n, rows]`."""
 
     groups: int
@@ -197,6 +198,7 @@ class _Sums:
         self.xx, self.xy = np.zeros((g, k, k)), np.zeros((g, k, r))
 
     def add(self, x: Floats, y: Floats) -> None:
+        """Add inputs and outputs; products in float32, sums in float64."""
         assert x.shape[:2] == y.shape[:2], (x.shape, y.shape)
         self.x += x.sum(axis=1, dtype=np.float64)
         self.y += y.sum(axis=1, dtype=np.float64)
@@ -206,9 +208,10 @@ class _Sums:
         self.count += x.shape[1]
 
 
-def _collect(
-    model: ir.Model, original: ir.Model, layers: Sequence[_Layer], samples: Samples, ctx: Context
-) -> Iterator[tuple[_Layer, _Sums]]:
+def paired_sums(
+    model: ir.Model, original: ir.Model, layers: Sequence[FittedLayer], samples: Samples, ctx: Context
+) -> Iterator[tuple[FittedLayer, Sums]]:
+    """Yield layers with moments of their inputs in `model` and their outputs in `original`."""
     for chunk in _chunks(layers):
         probe, taps = tapped(model, [layer.weight.uses[0] for layer in chunk])
         twin = original.clone()
@@ -216,7 +219,7 @@ def _collect(
         shown = show(twin, [by_name[layer.target] for layer in chunk])
         inputs = make_session(probe, extra_outputs=sorted({t.value for t in taps.values()}))
         outputs = make_session(twin, extra_outputs=sorted({name for name, _ in shown}))
-        sums = [_Sums(w.view.groups, w.view.columns, _rows(w)) for w in (layer.weight for layer in chunk)]
+        sums = [Sums(w.view.groups, w.view.columns, _rows(w)) for w in (layer.weight for layer in chunk)]
         for done, batch in enumerate(samples.batches(1), start=1):
             ctx.check_cancelled()
             here = run_session(inputs, batch, sorted({t.value for t in taps.values()}))
@@ -245,8 +248,8 @@ def _wanted(weight: Weight, y: npt.NDArray[np.generic]) -> Floats:
     return values.reshape(1, -1, rows)
 
 
-def _chunks(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:
-    chunk: list[_Layer] = []
+def _chunks(layers: Sequence[FittedLayer]) -> Iterator[list[FittedLayer]]:
+    chunk: list[FittedLayer] = []
     held = 0
     for layer in layers:
         view = layer.weight.view
@@ -260,7 +263,7 @@ def _chunks(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:
         yield chunk
 
 
-def _fit(old: Floats, sums: _Sums, fits_bias: bool, damping: float) -> tuple[Floats, Floats, float, float]:
+def _fit(old: Floats, sums: Sums, fits_bias: bool, damping: float) -> tuple[Floats, Floats, float, float]:
     """Return weights `[groups, rows, k]`, the bias `[out]`, and the squared error before and after.
 
     With `fits_bias` both errors are those left when the bias is the best one.
