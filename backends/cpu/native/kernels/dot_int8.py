@@ -33,18 +33,19 @@ def dot_lanes(isa: Isa, sums: Expr, data: Expr, weights: Expr) -> Expr:
     if isa.vnni:
         return llvm("llvm.x86.avx512.vpdpbusd.512", "int32x16", sums, data, weights)
     if isa.has("avx2"):
-        return _in_parts(_by_words, 2, sums, data, weights)
+        return sums + _in_parts(_by_words, 2, data, weights)
     if isa.dotprod:
-        return _in_parts(_by_sdot, 4, sums, data, weights)
+        return sums + _in_parts(_by_sdot, 4, data, weights)
     return _plain(sums, data, weights)
 
 
-def _in_parts(
-    part: Callable[[Expr, Expr, Expr], Expr], count: int, sums: Expr, data: Expr, weights: Expr
-) -> Expr:
-    """Apply `part` to the `count` parts of which 16 lanes consist."""
-    parts = [part(*(_cut(v, i, count) for v in (sums, data, weights))) for i in range(count)]
-    return _shuffled(parts, LANES)
+def _in_parts(part: Callable[[Expr, Expr], Expr], count: int, data: Expr, weights: Expr) -> Expr:
+    """Apply `part` to the `count` parts of which 16 lanes consist.
+
+    Sums are added outside: dots are chained, and an expression that holds its predecessor twice doubles with
+    every link.
+    """
+    return _shuffled([part(_cut(data, i, count), _cut(weights, i, count)) for i in range(count)], LANES)
 
 
 def _cut(value: Expr, index: int, count: int) -> Expr:
@@ -56,24 +57,26 @@ def _shuffled(values: list[Expr], lanes: int) -> Expr:
     return tirx.Shuffle(values, [tirx.IntImm("int32", i) for i in range(lanes)])
 
 
-def _by_words(sums: Expr, data: Expr, weights: Expr) -> Expr:
+def _by_words(data: Expr, weights: Expr) -> Expr:
     """Return the sums of 8 lanes: even bytes of each lane, then odd ones."""
     bytes2, weights2 = tirx.reinterpret("uint16x16", data), tirx.reinterpret("int16x16", weights)
     eight = tirx.Broadcast(tirx.IntImm("int16", 8), 16)
     even = bytes2 & tirx.Broadcast(tirx.IntImm("uint16", 255), 16)
     odd = bytes2 >> tirx.Broadcast(tirx.IntImm("uint16", 8), 16)
-    for left, right in ((even, (weights2 << eight) >> eight), (odd, weights2 >> eight)):
-        sums = sums + llvm("llvm.x86.avx2.pmadd.wd", "int32x8", tirx.reinterpret("int16x16", left), right)
-    return sums
+    pairs = [
+        llvm("llvm.x86.avx2.pmadd.wd", "int32x8", tirx.reinterpret("int16x16", left), right)
+        for left, right in ((even, (weights2 << eight) >> eight), (odd, weights2 >> eight))
+    ]
+    return pairs[0] + pairs[1]
 
 
-def _by_sdot(sums: Expr, data: Expr, weights: Expr) -> Expr:
+def _by_sdot(data: Expr, weights: Expr) -> Expr:
     """Return the sums of 4 lanes: x = (x - 128) + 128."""
     moved = tirx.reinterpret("int8x16", data ^ tirx.Broadcast(tirx.IntImm("uint8", 128), 16))
     lowest = tirx.Broadcast(tirx.IntImm("int8", -128), 16)
     none = tirx.Broadcast(tirx.IntImm("int32", 0), 4)
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    return llvm(name, "int32x4", sums, moved, weights) - llvm(name, "int32x4", none, lowest, weights)
+    return llvm(name, "int32x4", none, moved, weights) - llvm(name, "int32x4", none, lowest, weights)
 
 
 def _plain(sums: Expr, data: Expr, weights: Expr) -> Expr:
