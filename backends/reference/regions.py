@@ -1,7 +1,7 @@
 """Finds quantized layers and makes each one integer operator of the reference.
 
     DequantizeLinear(x), DequantizeLinear(w) [, bias] -> Conv | ConvTranspose | Gemm | MatMul
-        [-> Relu | Clip] -> QuantizeLinear
+        [-> Add of an int32 bias, behind MatMul] [-> Relu | Clip] -> QuantizeLinear
 
 The quantizer's node is replaced; the float nodes stay for whoever asks for their values and are dropped
 otherwise. What the integer operators compute is in docs/semantics.md.
@@ -10,6 +10,7 @@ otherwise. What the integer operators compute is in docs/semantics.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -53,8 +54,10 @@ def _replace(quantizer: ir.Node) -> bool:
     found = _layer_above(quantizer)
     if found is None or not _is_byte_quantizer(quantizer):
         return False
-    layer, bounds = found
+    layer, bounds, added = found
     inputs = _operands(layer)
+    if inputs is not None and added is not None:
+        inputs = [*inputs[:6], *added]
     if inputs is None:
         return False
     new = ir.Node(
@@ -70,8 +73,11 @@ def _replace(quantizer: ir.Node) -> bool:
     return True
 
 
-def _layer_above(quantizer: ir.Node) -> tuple[ir.Node, tuple[float, float]] | None:
-    """Return the layer that feeds a quantizer and the clipping between them."""
+_Bias: TypeAlias = "tuple[ir.Value | None, ir.Value | None]"
+
+
+def _layer_above(quantizer: ir.Node) -> tuple[ir.Node, tuple[float, float], _Bias | None] | None:
+    """Return the layer that feeds a quantizer, the clipping between them and the bias that an Add adds."""
     bounds = (-np.inf, np.inf)
     node = _producer(quantizer.inputs[0])
     if node is not None and node.op_type in ("Relu", "Clip"):
@@ -79,7 +85,24 @@ def _layer_above(quantizer: ir.Node) -> tuple[ir.Node, tuple[float, float]] | No
         if clip is None:
             return None
         bounds, node = clip, _producer(node.inputs[0])
-    return None if node is None or node.op_type not in _LAYERS else (node, bounds)
+    added = None if node is None or node.op_type != "Add" else _matmul_above(node)
+    if added is not None:
+        return added[0], bounds, added[1]
+    return None if node is None or node.op_type not in _LAYERS else (node, bounds, None)
+
+
+def _matmul_above(add: ir.Node) -> tuple[ir.Node, _Bias] | None:
+    """Return the MatMul by a matrix of which an Add is the int32 bias: constant, one entry per column."""
+    for index in (0, 1):
+        layer, bias = _producer(add.inputs[index]), _bias(add.inputs[1 - index])
+        if layer is None or layer.op_type != "MatMul" or bias[1] is None:
+            continue
+        weights, steps = layer.inputs[1], constant_expression(bias[0])
+        if weights is None or weights.shape is None or len(weights.shape) != 2 or steps is None:
+            continue
+        if steps.ndim == 1 and steps.size in (1, weights.shape[1]):
+            return layer, bias
+    return None
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
@@ -165,7 +188,7 @@ def _is_plain_gemm(layer: ir.Node) -> bool:
     return factors == (1.0, 1.0) and row and bias.dtype == ir.DataType.FLOAT
 
 
-def _bias(bias: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
+def _bias(bias: ir.Value | None) -> _Bias:
     """Return the int32 bias with its scale, or the float bias with none."""
     node = _producer(bias)
     if node is not None and node.op_type == "DequantizeLinear":

@@ -115,9 +115,12 @@ class ConstantWriter:
         drop_pages(walk.constant_tensor(source))
         return result
 
-    def bias(self, node: ir.Node, index: int, shift: Floats | None) -> None:
-        """Store a bias as int32 in units of input scale times weight scale, which the graph multiplies."""
-        source = node.inputs[index]
+    def bias(self, node: ir.Node, holder: ir.Node, index: int, shift: Floats | None) -> None:
+        """Store a bias as int32 in units of input scale times weight scale, which the graph multiplies.
+
+        `holder` reads it: the layer itself, or the Add behind a MatMul.
+        """
+        source = holder.inputs[index]
         assert source is not None, f"{node.name} has no bias"
         x_scale, w_scale = (_scale_of(node.inputs[i]) for i in (0, 1))
         unit = self._bias_unit(x_scale, w_scale)
@@ -133,7 +136,7 @@ class ConstantWriter:
             "DequantizeLinear", [stored, unit], stored, base=f"{source.name}_dq", attributes=attributes
         )
         self._out.insert([result], unit)
-        node.replace_input_with(index, result)
+        holder.replace_input_with(index, result)
         self._note(source, result)
 
     def _bias_unit(self, x_scale: ir.Value, w_scale: ir.Value) -> ir.Value:

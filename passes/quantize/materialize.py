@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantParams
+from .biases import bias_add
 from .constants import ConstantWriter, Floats, Integers, params_of
 from .dynamic import write_dynamic
 from .emit import Emitter
@@ -57,19 +58,27 @@ def _index(site: Site) -> int:
 def _write_constants(
     constants: ConstantWriter, plan: QuantPlan, nodes: Mapping[str, ir.Node], shifts: dict[str, Floats]
 ) -> None:
-    biases = []
+    sites = [site for site, decision in plan.decisions.items() if decision.role == "bias"]
+    biases = [(nodes[site.node], *_holder(nodes[site.node], site)) for site in sites]
     for site, decision in plan.decisions.items():
         node = nodes[site.node]
         if decision.role == "weight":
             constants.weight(node, _index(site), decision)
         elif decision.role == "table":
             constants.table(node, decision)
-        elif decision.role == "bias":
-            biases.append((node, _index(site)))
-    for node, index in biases:  # last: they are written in units of their weights' scales
-        constants.bias(node, index, shifts.pop(node.name or "", None))
+    for node, holder, index in biases:  # last: they are written in units of their weights' scales
+        constants.bias(node, holder, index, shifts.pop(node.name or "", None))
     for name, shift in shifts.items():
         constants.float_bias(nodes[name], 2, shift)
+
+
+def _holder(node: ir.Node, site: Site) -> tuple[ir.Node, int]:
+    """Return the node that reads the bias of a layer, and as which operand; weights are still constants."""
+    if site != Site.added(site.node):
+        return node, _index(site)
+    found = bias_add(node)
+    assert found is not None, f"{node.name} is planned with a bias behind it"
+    return found
 
 
 def _write_activations(

@@ -27,7 +27,8 @@ class Site:
 
     Attributes:
         node: the node's name.
-        port: `in0`, `in1`, ... for an operand, `out0`, ... for a result.
+        port: `in0`, `in1`, ... for an operand, `out0`, ... for a result, `add` for the constant operand of
+            the Add behind it (the bias of a MatMul).
     """
 
     node: str
@@ -37,6 +38,11 @@ class Site:
     def read(cls, node: str, index: int) -> Site:
         """Return the site of operand `index`."""
         return cls(node, f"in{index}")
+
+    @classmethod
+    def added(cls, node: str) -> Site:
+        """Return the site of what an Add right behind the node adds to its result."""
+        return cls(node, "add")
 
     @classmethod
     def write(cls, node: str, index: int = 0) -> Site:

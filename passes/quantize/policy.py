@@ -12,6 +12,7 @@ from ...compiler.exclusion import excluded_by
 from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantSpec
 from ...compiler.pass_api import Refusal
+from .biases import bias_add, bias_sites
 from .dynamic import refuse_dynamic
 from .plan import Decision, QuantPlan, Role, Site
 from .rules import NEUTRAL, RULES, STAYS_FLOAT, Choice, Policy
@@ -68,8 +69,17 @@ def _choose(
             float_ops[node.op_type] += 1
         elif outcome:
             refusals.append(Refusal(node.name or "", outcome))
+    _join_biases(choices)
     notes = [f"{count} x {op} in float: {STAYS_FLOAT[op]}" for op, count in sorted(float_ops.items())]
     return choices, refusals, notes
+
+
+def _join_biases(choices: dict[ir.Node, Choice]) -> None:
+    """Make the Add of a bias part of its product: no quantizer between them, one behind both; in place."""
+    for node, choice in list(choices.items()):
+        found = bias_add(node) if choice.kind == "compute" else None
+        if found is not None and choices.pop(found[0], None) is not None:
+            choices[node] = dataclasses.replace(choice, added=found[0])
 
 
 def _outcome(node: ir.Node, policy: Policy, exclude: Sequence[str]) -> Choice | str | None:
@@ -98,9 +108,11 @@ def _is_index_arithmetic(node: ir.Node) -> bool:
 def tail(node: ir.Node) -> ir.Value:
     """Return the value to quantize behind a node: its result, or that of a Relu/Clip which alone reads it.
 
-    The quantizer does the clamping of such an activation by itself.
+    The quantizer does the clamping of such an activation by itself. The result of a product is what the Add
+    of its bias gives.
     """
-    value = node.outputs[0]
+    added = bias_add(node)
+    value = node.outputs[0] if added is None else added[0].outputs[0]
     follower = walk.only_user(value)
     alone = follower is None or follower.domain or follower.graph is not node.graph
     if alone or follower is None or node.op_type not in _ABSORBS_RELU:
@@ -185,17 +197,13 @@ def _results(
 
     Biases are integers where their node's operands are QuantizeLinear's; beside QONNX Quant they stay float.
     """
-    name, found = node.name or "", {}
-    if (
-        choice.bias is not None
-        and policy.bits == 8
-        and policy.act_bits == 8
-        and not any(spec.block_size for spec in choice.weights.values())
-    ):
-        bias = node.inputs[choice.bias]
-        assert bias is not None
+    name, found = node.name or "", dict[Site, Decision]()
+    whole = policy.bits == 8 and policy.act_bits == 8
+    if whole and not any(spec.block_size for spec in choice.weights.values()):
+        own = None if choice.bias is None else Site.read(name, choice.bias)
+        site = own if choice.added is None else Site.added(name)
         spec = QuantSpec(bits=32, signed=True, narrow=False, axis=0)
-        found[Site.read(name, choice.bias)] = Decision(bias.name or "", "bias", spec)
+        found |= {s: Decision(b.name or "", "bias", spec) for s, b in bias_sites(node) if b and s == site}
     result = tail(node)
     if result in wanted or (choice.kind == "compute" and node.op_type not in _FLOAT_RESULT):
         found[Site.write(name)] = _activation(result, policy)

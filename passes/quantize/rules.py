@@ -87,12 +87,14 @@ class Choice:
         weights: operand index -> format of a constant operand.
         activations: operand indices that read activations.
         bias: operand index of a constant bias, or None.
+        added: the Add behind the node whose constant is its bias, or None.
     """
 
     kind: Kind
     weights: Mapping[int, QuantSpec]
     activations: tuple[int, ...]
     bias: int | None = None
+    added: ir.Node | None = None
 
 
 Rule: TypeAlias = Callable[[ir.Node, Policy], "Choice | str"]

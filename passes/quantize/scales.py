@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ...compiler.ir import walk
 from ...compiler.ir.pages import drop_pages
 from ...compiler.ir.quant import QuantParams, QuantSpec, Scheme
+from .biases import bias_sites
 from .plan import Decision, QuantPlan, Site
 
 Floats: TypeAlias = npt.NDArray[np.floating]
@@ -220,10 +221,9 @@ def _least_scale(
     node: ir.Node, plan: QuantPlan, scaled: Mapping[Site, Decision], params: QuantParams
 ) -> Floats:
     """Return the smallest weight scale with which the bias still fits into its integers."""
-    name = node.name or ""
-    for index in range(2, len(node.inputs)):
-        bias, source = plan.get(Site.read(name, index)), scaled.get(Site.read(name, 0))
-        array = walk.constant(node.inputs[index])
+    for site, value in bias_sites(node):
+        bias, source = plan.get(site), scaled.get(Site.read(site.node, 0))
+        array = walk.constant(value)
         if bias is None or bias.role != "bias" or source is None or source.scale is None or array is None:
             continue
         least = np.abs(np.asarray(array, np.float64)).reshape(-1) / (source.scale[0] * _MAX_BIAS)

@@ -91,6 +91,14 @@ def bias_steps(value: ir.Value | None, unit: Floats, channels: int) -> npt.NDArr
     return _spread(np.rint(real.reshape(-1).astype(np.float32) / unit), channels)
 
 
+def is_int32(value: ir.Value | None) -> bool:
+    """Say whether a value is a dequantized int32 constant with zero point 0, as biases are."""
+    node = producer(value, "DequantizeLinear")
+    q = None if node is None else node.inputs[0]
+    whole = q is not None and q.dtype == ir.DataType.INT32 and constant_expression(q) is not None
+    return node is not None and whole and not _zero_point(node).any()
+
+
 def _zero_point(node: ir.Node) -> npt.NDArray[np.generic]:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     zero = constant_expression(value)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ....compiler.ir.walk import only_user
 from . import layers as L
 from . import layers_sequence as S
-from .quantized import array_of, bias_steps, is_plain, weights_of
+from .quantized import array_of, bias_steps, is_int32, is_plain, weights_of
 from .read_chain import End, emit, ending
 from .reader import Reader, Tail, covers, quantized_tail, tensor_of
 from .real_product import Product
@@ -23,7 +23,8 @@ def integer_rows(reader: Reader, product: Product) -> bool:
         return False
     unit = np.asarray(np.float32(x.quant.scale) * weights.scale, np.float32)
     columns, tail = weights.q.shape[1], quantized_tail(product.last.outputs[0])
-    steps = bias_steps(product.bias, unit, columns) if tail is not None else ""
+    whole = tail is not None and has_whole_bias(product)
+    steps = bias_steps(product.bias, unit, columns) if whole else ""
     if tail is None or tail.quant is None or isinstance(steps, str):
         return _real_rows(reader, product, x, weights.q, unit)
     factor = np.asarray(unit / np.float32(tail.quant.scale), np.float32)
@@ -38,6 +39,11 @@ def integer_rows(reader: Reader, product: Product) -> bool:
     )  # fmt: skip
     emit(reader, product.node, end, layer)
     return True
+
+
+def has_whole_bias(product: Product) -> bool:
+    """Say whether a bias keeps the sums whole: an Add behind a MatMul does when it adds an int32 constant."""
+    return product.last is product.node or is_int32(product.bias)
 
 
 def _whole_end(node: ir.Node, tail: Tail) -> End:

@@ -12,7 +12,7 @@ from . import layers as L
 from . import layers_sequence as S
 from .quantized import array_of, bias_steps, weights_of
 from .read_chain import emit, ending, is_image
-from .read_integer import integer_activations, integer_rows
+from .read_integer import has_whole_bias, integer_activations, integer_rows
 from .reader import Reader, Refused, Tail, clipped, covers, input_of, quantized_tail, shape_of, tensor_of
 from .real_product import real_product
 from .windows import window_of
@@ -138,6 +138,8 @@ def _integer(reader: Reader, product: _Product) -> tuple[L.Layer, Tail] | None:
     tail = quantized_tail(product.last.outputs[0])
     weights = weights_of(product.node.inputs[1], product.axis)
     if x is None or x.quant is None or tail is None or tail.quant is None or isinstance(weights, str):
+        return None
+    if not has_whole_bias(product):
         return None
     weight = product.to_conv(weights.q)
     unit = np.asarray(np.float32(x.quant.scale) * weights.scale, np.float32)

@@ -38,7 +38,10 @@ class Layer:
 
 
 def model_of(layer: Layer) -> ir.Model:
-    """Build DQ, DQ [, bias] -> op [-> Relu] -> Q, with `x` quantized as the graph's input."""
+    """Build DQ, DQ [, bias] -> op [-> Relu] -> Q, with `x` quantized as the graph's input.
+
+    The bias of a MatMul is added behind it.
+    """
     scale = np.asarray(0.01 if layer.w_scale is None else layer.w_scale, np.float32)
     x_scale = np.float32(layer.x_scale)
     arrays: dict[str, Array] = {
@@ -60,7 +63,13 @@ def model_of(layer: Layer) -> ir.Model:
     if layer.bias is not None:
         inputs.append("bf")
         nodes += _bias(layer, np.asarray(x_scale * scale, np.float32), arrays)
-    nodes.append(helper.make_node(layer.op, inputs, ["r"], name="layer", **(layer.attributes or {})))
+    if layer.op == "MatMul" and layer.bias is not None:
+        nodes += [
+            helper.make_node("MatMul", inputs[:2], ["m"], name="layer"),
+            helper.make_node("Add", ["m", "bf"], ["r"]),
+        ]
+    else:
+        nodes.append(helper.make_node(layer.op, inputs, ["r"], name="layer", **(layer.attributes or {})))
     last = "r"
     if layer.activation:
         nodes.append(helper.make_node(layer.activation, ["r"], ["a"]))

@@ -57,7 +57,7 @@ def layers(draw: Any) -> Layer:
         attributes, axis = ({"transB": 1}, 0) if transposed else ({}, 1)
     w_zero = int(integers(rng, w_kind, ())) if w_kind == "uint8" else 0
     scales = [draw(SCALES) for _ in range(outputs)] if draw(st.booleans()) else draw(SCALES)
-    bias = rng.integers(-9999, 9999, outputs) if op != "MatMul" and draw(st.booleans()) else None
+    bias = rng.integers(-9999, 9999, outputs) if draw(st.booleans()) else None
     y_zero = int(integers(rng, x_kind, ()))
     x, w = integers(rng, x_kind, x_shape), integers(rng, w_kind, w_shape)
     return Layer(
@@ -84,7 +84,8 @@ def run_fused(model: ir.Model, x: np.ndarray) -> tuple[list[str], np.ndarray]:
 def test_fused_layers_of_onnxruntime_are_bit_equal(layer: Layer) -> None:
     model = model_of(layer)
     ops, want = run_fused(model, layer.x)
-    assert FUSED[layer.op] in ops
+    biased = layer.op == "MatMul" and layer.bias is not None
+    assert ("QGemm" if biased else FUSED[layer.op]) in ops
     np.testing.assert_array_equal(evaluate(model, {"x": layer.x})["y"], want)
 
 
@@ -107,6 +108,7 @@ def by_definition(layer: Layer) -> np.ndarray:
         for j in range(columns):
             pairs = zip(layer.x[i].tolist(), layer.w[:, j].tolist(), strict=True)
             total = sum((a - layer.x_zero) * (b - layer.w_zero) for a, b in pairs)
+            total += 0 if layer.bias is None else int(layer.bias[j])
             real = float(np.float32(total) * factor)
             low, high = (0.0 if layer.activation == "Relu" else -np.inf), np.inf
             result[i, j] = min(max(round(min(max(real, low), high)) + layer.y_zero, info.min), info.max)
@@ -121,10 +123,40 @@ MATMUL = Layer(
 )  # fmt: skip
 
 
+BIAS = np.random.default_rng(2).integers(-9999, 9999, 5)
+
+
+@pytest.mark.parametrize("bias", [None, BIAS])
 @pytest.mark.parametrize("activation", ["", "Relu"])
-def test_a_matmul_follows_the_definition(activation: str) -> None:
-    layer = replace(MATMUL, activation=activation)
+def test_a_matmul_follows_the_definition(activation: str, bias: np.ndarray | None) -> None:
+    layer = replace(MATMUL, activation=activation, bias=bias)
     np.testing.assert_array_equal(evaluate(model_of(layer), {"x": layer.x})["y"], by_definition(layer))
+
+
+def layers_in(layer: Layer, **shapes: tuple[int, ...]) -> int:
+    """Count the integer layers that the reference finds, initializers reshaped as asked."""
+    model = model_of(layer)
+    for name, shape in shapes.items():
+        value = model.graph.initializers[name]
+        value.const_value = ir.tensor(value.const_value.numpy().reshape(shape), name=name)
+        value.shape = ir.Shape(shape)
+    return use_integer_layers(model)
+
+
+def test_the_int32_bias_behind_a_matmul_is_part_of_the_layer_and_no_other_is() -> None:
+    biased = replace(MATMUL, bias=BIAS)
+    assert layers_in(biased) == 1
+    assert layers_in(replace(biased, bias_kind="float")) == 0
+    assert layers_in(biased, b=(1, 5)) == 0
+    assert layers_in(replace(biased, w=MATMUL.w[None])) == 0
+
+
+def test_a_float_bias_behind_a_matmul_is_added_in_float() -> None:
+    layer = replace(MATMUL, bias=BIAS + 0.4, bias_kind="float")
+    model = model_of(layer)
+    r = evaluate(model, {"x": layer.x}, ["r"])["r"]
+    want = np.clip(np.rint(r / np.float32(layer.y_scale)) + layer.y_zero, 0, 255)
+    np.testing.assert_array_equal(evaluate(model, {"x": layer.x})["y"], want)
 
 
 def test_ties_go_to_the_even_step_before_the_zero_point_is_added() -> None:

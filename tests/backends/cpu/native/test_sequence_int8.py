@@ -11,6 +11,9 @@ from test_lower_run import ISA, assert_as_reference
 from test_sequence_run import families, graph
 
 from pared.backends.cpu.native.isa import Isa
+from pared.backends.cpu.native.layers import IntLayer
+from pared.backends.cpu.native.layers_sequence import IntProduct
+from pared.backends.cpu.native.read import read
 
 pytestmark = pytest.mark.skipif(not isinstance(ISA, Isa), reason="no supported CPU")
 
@@ -52,6 +55,43 @@ def test_rows_by_weights_are_bit_exact(tmp_path_factory, shape, per_channel, add
     assert families(model).count("matmul_int8") == 1
     x = rng.standard_normal((batch, rows, depth), dtype=np.float32) * 5
     assert_as_reference(model, {"x": x}, tmp_path_factory.mktemp("run"))
+
+
+@settings(deadline=None, max_examples=8)
+@given(sizes, st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_rows_with_an_int32_bias_are_bit_exact(tmp_path_factory, shape, per_channel, relu, seed):
+    batch, rows, depth, columns = shape
+    rng = np.random.default_rng(seed)
+    scale = rng.uniform(0.001, 0.02, columns if per_channel else ()).astype(np.float32)
+    arrays = {**quantizer(rng, "x"), **quantizer(rng, "y"), "ws": scale,
+              "w": rng.integers(-127, 128, (depth, columns)).astype(np.int8)}  # fmt: skip
+    unit, axis = np.asarray(arrays["xs"] * scale, np.float32), 1 if per_channel else 0
+    steps = rng.integers(-5000, 5000, columns).astype(np.int32)
+    arrays |= {"n": steps, "ns": unit}
+    body = pair("x", "a", "x") + f"b = DequantizeLinear<axis={axis}>(w, ws)\n c = MatMul(a, b)\n"
+    body += "m = DequantizeLinear<axis=0>(n, ns)\n d = Add(m, c)\n" + (
+        "e = Relu(d)\n" if relu else "e = Identity(d)\n"
+    )
+    model = graph(body + pair("e", "f", "y") + "y = Identity(f)", f"float[{batch},{rows},{depth}] x",
+                  f"float[{batch},{rows},{columns}] y", arrays)  # fmt: skip
+    x = rng.standard_normal((batch, rows, depth), dtype=np.float32) * 5
+    assert_as_reference(model, {"x": x}, tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize("bias", ["int32", "float"])
+@pytest.mark.parametrize("shape", ["2,5,20", "5,20"])
+def test_only_an_int32_bias_is_added_to_the_sums(bias, shape):
+    rng = np.random.default_rng(0)
+    arrays = {**quantizer(rng, "x"), **quantizer(rng, "y"), "ws": np.float32(0.01),
+              "w": rng.integers(-127, 128, (20, 33)).astype(np.int8)}  # fmt: skip
+    arrays["n"] = np.arange(33).astype(bias + "32" * (bias == "float"))
+    body = pair("x", "a", "x") + "b = DequantizeLinear(w, ws)\n c = MatMul(a, b)\n"
+    body += "m = DequantizeLinear(n, ws)\n" if bias == "int32" else "m = Identity(n)\n"
+    body += "d = Add(c, m)\n" + pair("d", "e", "y") + "y = Identity(e)"
+    model = graph(body, f"float[{shape}] x", f"float[{shape[:-2]}33] y", arrays)
+    found = [layer for layer in read(model).layers if isinstance(layer, IntLayer | IntProduct)]
+    whole = [not isinstance(layer, IntProduct) or layer.whole is not None for layer in found]
+    assert whole.count(True) == (bias == "int32")
 
 
 @settings(deadline=None, max_examples=6)
