@@ -71,7 +71,7 @@ class Wire:
 
     @property
     def exponent(self) -> int | None:
-        """e where the unit is 2**e everywhere and there is no offset, else None."""
+        """E where the unit is 2**e everywhere and there is no offset, else None."""
         mantissa, exponent = np.frexp(self.unit)
         same = bool(np.all(mantissa == 0.5)) and np.unique(exponent).size == 1 and not self.offset.any()
         return int(exponent.reshape(-1)[0]) - 1 if same else None

@@ -1,0 +1,350 @@
+"""Operators on quantized tensors as integer layers: one rule per operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ...compiler.ir.walk import attribute, int_attribute, ints_attribute
+from ...compiler.ops.common import float_attribute, string_attribute
+from ...compiler.ops.constants import constant_expression
+from .graph import Conv, Dense, Floats, Ints, Layer, Mix, Move, Pool, Wire
+from .refuse import refusal
+from .requant import Held, Region
+from .submodel import constant_value
+from .weights import Weights, weights_of
+
+Number = TypeVar("Number", bound=np.generic)
+Singles = npt.NDArray[np.float32]
+
+_MOST_ACCUMULATOR = 2**31 - 1
+_BYTES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A node with its quantized operands.
+
+    Attributes:
+        append: adds a layer to the network and returns its wire.
+    """
+
+    node: ir.Node
+    held: Sequence[Held]
+    append: Callable[[Layer], Wire]
+
+    @property
+    def output(self) -> ir.Value:
+        """What the node makes."""
+        return self.node.outputs[0]
+
+    @property
+    def name(self) -> str:
+        """Of the value that it makes."""
+        return self.output.name or ""
+
+    def wire(self, index: int = 0) -> Wire:
+        """Return the integers of an operand; refuses floats that nothing quantized."""
+        one = self.held[index]
+        if one.source is not one.value:
+            raise refusal(
+                "float-between",
+                self.node,
+                f"its operand {one.value.name!r} is not quantized",
+                "quantize the result of every operator in the circuit, or exclude this part",
+            )
+        return one.wire
+
+    def is_codes(self, index: int = 0) -> bool:
+        """Say whether an operand has one unit, as a quantizer gives."""
+        return self.held[index].source is self.held[index].value and self.held[index].wire.unit.size == 1
+
+
+Rule = Callable[[Place], Held | None]
+
+
+def _held(place: Place, wire: Wire, region: Region | None = None, error: Floats | None = None) -> Held:
+    return Held(wire, place.output, place.output, region, error)
+
+
+def _error(wire: Wire, exact: bool) -> Floats | None:
+    """Return the bound of what the reference's float sum may be off: products of rounded float32 values."""
+    if exact:
+        return None
+    reach = np.maximum(np.abs(wire.low), np.abs(wire.high))
+    return np.asarray(reach * np.abs(wire.unit) * 2.0**-22 + np.abs(wire.offset) * 2.0**-23)
+
+
+def _bounds(rows: Ints, x: Wire) -> tuple[Ints, Ints]:
+    """Return the proven range of `rows @ (q - zero)`, per row, with the real 0 (padding) in the range."""
+    low, high = min(x.least - x.zero, 0), max(x.most - x.zero, 0)
+    up, down = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
+    return up * low + down * high, up * high + down * low
+
+
+def _check(place: Place, low: Ints, high: Ints) -> None:
+    most = max(int(np.abs(low).max(initial=0)), int(np.abs(high).max(initial=0)))
+    if most > _MOST_ACCUMULATOR:
+        raise refusal(
+            "overflow",
+            place.node,
+            f"an accumulator can reach {most}, over 32 bits",
+            "use fewer bits, or exclude it",
+        )
+
+
+def _linear(
+    place: Place, weights: Weights, rows: Ints, bias: ir.Value | None, spatial: tuple[int, ...]
+) -> Wire:
+    x = place.wire()
+    if not place.is_codes():
+        raise refusal("float-between", place.node, "its operand is an accumulator", "quantize the operand")
+    low, high = _bounds(rows, x)
+    _check(place, low, high)
+    column = (-1, *[1] * len(spatial))
+    unit = np.asarray(weights.unit * float(x.unit))
+    offset = _bias(place, bias, rows.shape[0])
+    shape = (rows.shape[0], *spatial)
+    return Wire(
+        place.name, shape, low.reshape(column), high.reshape(column), unit.reshape(column), offset.reshape(column)
+    )  # fmt: skip
+
+
+def _bias(place: Place, bias: ir.Value | None, outputs: int) -> Floats:
+    if bias is None:
+        return np.zeros(outputs)
+    real = constant_value(bias)
+    if real is None or real.size not in (1, outputs):
+        raise refusal(
+            "weights", place.node, "its bias is not constant, or not one per output", "fold constants"
+        )
+    return np.ascontiguousarray(np.broadcast_to(real.astype(np.float64).reshape(-1), (outputs,)))
+
+
+def _finish(place: Place, layer: Layer, bias: ir.Value | None, index: int) -> Held:
+    wire = place.append(layer)
+    exact = wire.power_of_two and place.held[0].wire.power_of_two
+    return _held(place, wire, _region(place, wire, bias, index), _error(wire, exact))
+
+
+def _region(place: Place, wire: Wire, bias: ir.Value | None, index: int) -> Region | None:
+    """Return the integer semantics of a layer between DequantizeLinear nodes of at most 8 bits."""
+    for value in (place.node.inputs[0], place.node.inputs[index]):
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        q, scale = node.inputs[:2]
+        if q is None or q.dtype is None or q.dtype.bitwidth > _BYTES or scale is None:
+            return None
+        if scale.dtype != ir.DataType.FLOAT or int_attribute(node, "block_size", 0):
+            return None
+    unit = wire.unit.reshape(-1).astype(np.float32)
+    steps = _bias_steps(bias, wire.offset.reshape(-1).astype(np.float32), unit)
+    return Region(unit.astype(np.float64), steps)
+
+
+def _bias_steps(bias: ir.Value | None, real: Singles, unit: Singles) -> Ints:
+    """Return docs/semantics.md, step 2."""
+    node = None if bias is None else bias.producer()
+    q = None if node is None or node.op_type != "DequantizeLinear" else constant_expression(node.inputs[0])
+    if node is not None and q is not None and q.dtype == np.int32:
+        scale = constant_expression(node.inputs[1])
+        zero = constant_expression(node.inputs[2]) if len(node.inputs) > 2 else None
+        plain = zero is None or not zero.any()
+        if scale is not None and plain:
+            own = scale.reshape(-1).astype(np.float32)
+            if np.allclose(own, unit, rtol=1e-6, atol=0):
+                return q.reshape(-1).astype(np.int64)
+            return np.rint(q.reshape(-1).astype(np.float32) * own / unit).astype(np.int64)
+    return np.rint(real.astype(np.float32) / unit).astype(np.int64)
+
+
+def _gemm(place: Place) -> Held:
+    node = place.node
+    plain = float_attribute(node, "alpha", 1.0) == 1 and float_attribute(node, "beta", 1.0) == 1
+    if int_attribute(node, "transA", 0) or not plain:
+        raise refusal("op", node, "transA, alpha or beta is not the default", "export a plain Gemm")
+    across = bool(int_attribute(node, "transB", 0))
+    weights = weights_of(node, 1, 0 if across else 1)
+    rows = weights.q if across else np.ascontiguousarray(weights.q.T)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return _dense(place, weights, rows, bias)
+
+
+def _matmul(place: Place) -> Held | None:
+    if len(place.held) != 1 or place.node.inputs[0] is not place.held[0].value:
+        return None
+    weights = weights_of(place.node, 1, 1)
+    if weights.q.ndim != 2:
+        raise refusal("op", place.node, "weights of more than two axes", "use one matrix")
+    return _dense(place, weights, np.ascontiguousarray(weights.q.T), None)
+
+
+def _dense(place: Place, weights: Weights, rows: Ints, bias: ir.Value | None) -> Held:
+    x = place.wire()
+    if x.shape != (rows.shape[1],):
+        raise refusal(
+            "shape",
+            place.node,
+            f"data of shape {x.shape} beside the batch, one axis is taken",
+            "flatten before it",
+        )
+    wire = _linear(place, weights, rows, bias, ())
+    return _finish(place, Dense(place.node.name or "", (x.name,), wire, rows), bias, 1)
+
+
+def _window(place: Place, kernel: tuple[int, ...], size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return strides, dilations, pads and output sizes of a convolution or pooling."""
+    node, rank = place.node, len(kernel)
+    strides = ints_attribute(node, "strides") or (1,) * rank
+    dilations = ints_attribute(node, "dilations") or (1,) * rank
+    pads = ints_attribute(node, "pads") or (0,) * (2 * rank)
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    auto = string_attribute(node, "auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        short = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(size, strides, reach, strict=True)]
+        less, more = [n // 2 for n in short], [n - n // 2 for n in short]
+        pads = tuple(less + more) if auto == "SAME_UPPER" else tuple(more + less)
+    if rank > 2 or int_attribute(node, "ceil_mode", 0):
+        raise refusal("op", node, "more than two spatial axes, or ceil_mode", "export without them")
+    out = tuple(
+        (n + pads[i] + pads[i + rank] - reach[i]) // strides[i] + 1 for i, n in enumerate(size)
+    )  # fmt: skip
+    return strides, dilations, pads, out
+
+
+def _conv(place: Place) -> Held:
+    node, x = place.node, place.wire()
+    weights = weights_of(node, 1, 0)
+    kernel = tuple(int(n) for n in weights.q.shape[2:])
+    strides, dilations, pads, out = _window(place, kernel, x.shape[1:])
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    rows = weights.q.reshape(weights.q.shape[0], -1)
+    wire = _linear(place, weights, rows, bias, out)
+    group = int_attribute(node, "group", 1)
+    layer = Conv(node.name or "", (x.name,), wire, weights.q, strides, pads, dilations, group)
+    return _finish(place, layer, bias, 1)
+
+
+def _max_pool(place: Place) -> Held:
+    node, x = place.node, place.wire()
+    kernel = ints_attribute(node, "kernel_shape") if node.op_type == "MaxPool" else x.shape[1:]
+    strides, dilations, pads, out = _window(place, kernel, x.shape[1:])
+    if any(d != 1 for d in dilations) or len(node.outputs) > 1 or not place.is_codes():
+        raise refusal(
+            "op", node, "dilations, indices, or an operand that is not quantized", "export without them"
+        )
+    wire = Wire(place.name, (x.shape[0], *out), x.low, x.high, x.unit, x.offset, x.zero, x.step)
+    layer = Pool(node.name or "", (x.name,), wire, "max", tuple(kernel), strides, pads)
+    return _held(place, place.append(layer))
+
+
+def _average(place: Place) -> Held:
+    node, x = place.node, place.wire()
+    kernel = ints_attribute(node, "kernel_shape") if node.op_type == "AveragePool" else x.shape[1:]
+    strides, dilations, pads, out = _window(place, kernel, x.shape[1:])
+    if any(pads) or any(d != 1 for d in dilations) or not place.is_codes():
+        raise refusal("op", node, "padding, dilations, or an operand that is not quantized", "pad before it")
+    count = int(np.prod(kernel))
+    low, high = np.asarray((x.least - x.zero) * count), np.asarray((x.most - x.zero) * count)
+    wire = Wire(place.name, (x.shape[0], *out), low, high, x.unit / count, x.offset)
+    place.append(Pool(node.name or "", (x.name,), wire, "sum", tuple(kernel), strides, pads))
+    return _held(place, wire, None, _error(wire, wire.power_of_two))
+
+
+def _reduce_mean(place: Place) -> Held | None:
+    """ReduceMean over all spatial axes is a global average."""
+    node, x = place.node, place.wire()
+    axes = constant_expression(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes")
+    wanted = set(range(1, len(x.shape)))
+    given = (
+        {int(a) % (len(x.shape) + 1) - 1 for a in np.asarray(axes).reshape(-1)} if axes is not None else set()
+    )
+    return _average(place) if given == wanted and int_attribute(node, "keepdims", 1) else None
+
+
+def _add(place: Place) -> Held | None:
+    """A sum of two quantized tensors whose units are whole multiples of the smaller one."""
+    if len(place.held) != 2:
+        return None
+    left, right = place.wire(0), place.wire(1)
+    if left.shape != right.shape or not (place.is_codes(0) and place.is_codes(1)):
+        raise refusal(
+            "op", place.node, "operands of different shapes, or accumulators", "quantize both operands"
+        )
+    unit = min(float(left.unit), float(right.unit))
+    ratios = [float(w.unit) / unit for w in (left, right)]
+    if any(r != round(r) or r > 1 << 16 for r in ratios):
+        raise refusal(
+            "scale",
+            place.node,
+            f"operands with scales {float(left.unit):g} and {float(right.unit):g}, neither a multiple of the other",
+            "quantize with powers of two: quantize{scale=pow2}",
+        )
+    factors = tuple(round(r) for r in ratios)
+    low, high = (
+        np.asarray(sum(f * (int(b) - w.zero) for f, w, b in zip(factors, (left, right), ends, strict=True)))
+        for ends in ((left.least, right.least), (left.most, right.most))
+    )
+    wire = Wire(place.name, left.shape, low, high, np.asarray(unit), np.zeros(()))
+    exact = left.power_of_two and right.power_of_two
+    place.append(Mix(place.node.name or "", (left.name, right.name), wire, factors))
+    return _held(place, wire, None, _error(wire, exact))
+
+
+def _reorder(place: Place) -> Held:
+    """Flatten, Reshape, Transpose and the like, whatever they do: tried on the numbers of the elements."""
+    node, x = place.node, place.wire()
+    count = int(np.prod(x.shape, dtype=np.int64))
+    wide = np.arange(count, dtype=np.int64).reshape(1, *x.shape)
+    moved = _moved(place, wide)
+    if moved is None or moved.shape[:1] != (1,) or moved.size != count:
+        raise refusal(
+            "shape", node, "moves values across the batch axis, or its shape is computed", "use fixed shapes"
+        )
+    shape = moved.shape[1:]
+    if len(shape) > 1 and not place.is_codes():
+        raise refusal("shape", node, "moves accumulators", "quantize before it")
+    order = moved.reshape(-1)
+
+    def follow(a: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        return a if a.size == 1 else np.broadcast_to(a, x.shape).reshape(-1)[order].reshape(shape)
+
+    wire = Wire(
+        place.name, shape, follow(x.low), follow(x.high), follow(x.unit), follow(x.offset), x.zero, x.step
+    )
+    return _held(place, place.append(Move(node.name or "", (x.name,), wire, order)))
+
+
+def _moved(place: Place, wide: Ints) -> Ints | None:
+    node = place.node
+    if node.op_type == "Transpose":
+        perm = ints_attribute(node, "perm") or tuple(reversed(range(wide.ndim)))
+        return wide.transpose(perm)
+    if node.op_type == "Flatten":
+        return wide.reshape(1, -1) if int_attribute(node, "axis", 1) == 1 else None
+    shape = place.output.shape
+    if shape is None or any(not isinstance(n, int) for n in list(shape)[1:]):
+        return None
+    return wide.reshape(1, *[int(n) for n in list(shape)[1:] if isinstance(n, int)])
+
+
+LAYERS: Mapping[str, Rule] = {
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Conv": _conv,
+    "MaxPool": _max_pool,
+    "GlobalMaxPool": _max_pool,
+    "AveragePool": _average,
+    "GlobalAveragePool": _average,
+    "ReduceMean": _reduce_mean,
+    "Add": _add,
+    "Flatten": _reorder,
+    "Reshape": _reorder,
+    "Transpose": _reorder,
+}
