@@ -42,7 +42,8 @@ def lowrank_text(recipe: Recipe) -> str:
             "max_macs or max_params is asked for, and a pipeline is given that does not factor layers",
             "write lowrank{macs=...} into the pipeline, or leave one of them out",
         )
-    return f"lowrank{{{' '.join(options)}}}"
+    # Ranks by 8: half a vector of 16 floats costs little, and small nets reach their budgets.
+    return f"lowrank{{{' '.join(options)} round_to=8}}"
 
 
 def pruning_text(recipe: Recipe, *, has_calibration: bool) -> str:

@@ -33,12 +33,12 @@ def recipe(**keys: object) -> Recipe:
 
 def test_budgets_become_a_pass_before_pruning() -> None:
     text = shrinking_text(recipe(max_macs=0.5, max_params=0.25, sparsity=0.5), has_calibration=False)
-    assert text == "lowrank{macs=0.5 params=0.25},prune{sparsity=0.5}"
+    assert text == "lowrank{macs=0.5 params=0.25 round_to=8},prune{sparsity=0.5}"
 
 
 def test_calibration_data_repair_what_low_rank_lost() -> None:
-    assert shrinking_text(recipe(max_macs=0.5), has_calibration=True) == "lowrank{macs=0.5},reconstruct"
-    assert shrinking_text(recipe(max_macs=0.5), has_calibration=False) == "lowrank{macs=0.5}"
+    assert shrinking_text(recipe(max_macs=0.5), has_calibration=True) == "lowrank{macs=0.5 round_to=8},reconstruct"
+    assert shrinking_text(recipe(max_macs=0.5), has_calibration=False) == "lowrank{macs=0.5 round_to=8}"
 
 
 def test_a_budget_beside_a_pipeline_without_low_rank_is_refused() -> None:
