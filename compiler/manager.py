@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from .blas import one_blas_thread
 from .errors import Cancelled, InvalidGraph, ParedError, PassFailed
 from .ir.export import save
 from .ir.pages import drop_all_pages, release_memory, spill
@@ -76,6 +77,10 @@ class Manager:
             PassFailed: a pass raised or broke the graph; names pass, position, node and reproducer.
             Cancelled: the user interrupted.
         """
+        with one_blas_thread():  # weights that a pass computes must not depend on the number of cores
+            return self._run(model, passes, ctx, first)
+
+    def _run(self, model: ir.Model, passes: Sequence[Pass], ctx: Context, first: int) -> PipelineResult:
         if first == 1:
             self._dump(model, 0, "input")
         counts = count(model)

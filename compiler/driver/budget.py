@@ -20,12 +20,13 @@ from ..backend import Array, Arrays
 from ..data import Samples
 from ..errors import DataError, PipelineError
 from ..ir.shapes import infer_shapes
+from ..ir.walk import all_nodes
 from ..manager import Manager
 from ..ort import make_session, run_session
 from ..pass_api import Effect
 from ..verify.figures import compare_metric
 from ..verify.layers import compare_layers
-from ..verify.records import MetricResult
+from ..verify.records import LayerReport, MetricResult
 from .job import Job
 from .sensitivity import LAYERS
 from .variants import FLOAT, Variants, build_variants
@@ -93,7 +94,7 @@ def _search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
     samples = job.ctx.calibration if job.ctx.calibration is not None else _labelled(job)
     before, after = variants.models[FLOAT], variants.models[variants.asked]
     report = compare_layers(before, after, samples.head(_SQNR_SAMPLES))
-    order = [layer.node for layer in report.most_hurt(len(report.layers)) if layer.op_type in LAYERS]
+    order = suspects(before, report)
 
     def holds(count: int) -> bool:
         try:
@@ -103,6 +104,31 @@ def _search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:
         return tried.asked == FLOAT or _drop(_measure(job, tried.models)) <= limit
 
     return tuple(order[: bisect.bisect_left(range(len(order)), True, key=holds)])
+
+
+def suspects(model: ir.Model, report: LayerReport) -> list[str]:
+    """Return the layers with weights in `model`, the original, those first that may have added most noise.
+
+    A layer whose output was fused away answers for the next value that was compared; layers that no
+    compared value hangs on come last.
+    """
+    nodes = {node.name: node for node in model.graph}
+    found: dict[str, None] = {}
+    seen: set[ir.Node] = set()
+    for record in report.most_hurt(len(report.layers)):
+        pending = [nodes[record.node]]
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.op_type in LAYERS:
+                found[node.name or ""] = None
+            else:
+                makers = (value.producer() for value in node.inputs if value is not None)
+                pending += [maker for maker in makers if maker is not None]
+    found.update(dict.fromkeys(node.name or "" for node in all_nodes(model) if node.op_type in LAYERS))
+    return list(found)
 
 
 def _plan_search(job: Job, variants: Variants, limit: float) -> tuple[str, ...]:

@@ -11,10 +11,14 @@ import pytest
 
 import pared
 from pared.compiler.driver import compile_recipe
+from pared.compiler.driver.budget import suspects
 from pared.compiler.driver.pruning import shrinking_text
+from pared.compiler.driver.sensitivity import LAYERS
 from pared.compiler.errors import PipelineError
+from pared.compiler.ir.importer import import_model
 from pared.compiler.pass_api import PassStats
 from pared.compiler.recipe import Recipe
+from pared.compiler.verify.records import LayerRecord, LayerReport
 from pared.passes.prune import bias
 from pared.passes.quantize.bias_correct import correct_biases
 
@@ -37,7 +41,10 @@ def test_budgets_become_a_pass_before_pruning() -> None:
 
 
 def test_calibration_data_repair_what_low_rank_lost() -> None:
-    assert shrinking_text(recipe(max_macs=0.5), has_calibration=True) == "lowrank{macs=0.5 round_to=8},reconstruct"
+    assert (
+        shrinking_text(recipe(max_macs=0.5), has_calibration=True)
+        == "lowrank{macs=0.5 round_to=8},reconstruct"
+    )
     assert shrinking_text(recipe(max_macs=0.5), has_calibration=False) == "lowrank{macs=0.5 round_to=8}"
 
 
@@ -63,6 +70,19 @@ def test_layers_that_cost_too_much_stay_as_they_are() -> None:
     held = compile_recipe(asked, None).report
     assert any("left as they are: " in note for note in held.notes), held.notes
     assert [report.passes[-1].changed for report in (free, held)] == [4, 1]
+
+
+def test_layers_that_were_fused_are_suspected_too() -> None:
+    def record(index: int, node: str, op: str, noise: float) -> LayerRecord:
+        return LayerRecord(index, f"{node}_y", node, op, 20.0, noise, 0.1, 1.0)
+
+    model = import_model(EXAMPLES / "models" / "digits_cnn.onnx").model
+    layers = [str(node.name) for node in model.graph if node.op_type in LAYERS]
+    relus = [str(node.name) for node in model.graph if node.op_type == "Relu"]
+    # Of the fused convolutions only the outputs of their Relus were compared.
+    records = (record(0, relus[0], "Relu", 0.1), record(1, relus[1], "Relu", 0.3))
+    found = suspects(model, LayerReport(records, None, 20.0, 0, 1))
+    assert (found[:2], sorted(found)) == ([layers[1], layers[0]], sorted(layers))
 
 
 def test_a_search_repairs_towards_the_float_model(monkeypatch: pytest.MonkeyPatch) -> None:
