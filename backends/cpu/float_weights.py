@@ -16,13 +16,13 @@ from ...compiler.backend import Array
 from ...compiler.ir.walk import (
     add_initializer,
     all_nodes,
-    constant,
     int_attribute,
     only_user,
     replace_value,
     static_shape,
     unique_name,
 )
+from ...compiler.ops.constants import constant_expression
 
 
 def free_float_weights(model: ir.Model, dequantized: Collection[str]) -> int:
@@ -48,7 +48,7 @@ def _is_plain_weight(node: ir.Node) -> bool:
     if weight is None or scale is None or weight.const_value is None or only_user(node.outputs[0]) is None:
         return False
     zero_point = rest[0] if rest else None
-    known = zero_point is None or constant(zero_point) is not None
+    known = zero_point is None or constant_expression(zero_point) is not None
     return known and scale.dtype == ir.DataType.FLOAT and static_shape(scale) is not None
 
 
@@ -59,7 +59,8 @@ def _rewrite(model: ir.Model, node: ir.Node) -> None:
     assert scale is not None, "checked by _is_plain_weight"
     shape = _channel_shape(node, weight, scale)
     current = _insert(model, node, "Cast", [weight], {"to": int(ir.DataType.FLOAT)})
-    zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    # A zero point of equal numbers may be stored as an expression.
+    zero_point = constant_expression(node.inputs[2]) if len(node.inputs) > 2 else None
     if zero_point is not None and zero_point.any():
         offset = zero_point.astype(np.float32).reshape(shape)
         current = _insert(model, node, "Sub", [current, _stored(model, node, offset, "zero_point")])

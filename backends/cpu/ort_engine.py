@@ -20,6 +20,7 @@ from ...compiler.ops import expand_custom_ops
 from .float_weights import free_float_weights
 from .fusion import check_fusion
 from .ort_session import PAYLOAD
+from .packed_weights import pack_weights
 
 NAMES = "names.json"
 FUSION = "fusion.json"
@@ -32,14 +33,15 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     """Write the model as standard ONNX, own operators expanded, names shortened; `model` is not edited.
 
     Weights beyond 256 MiB go to a second file. The attachments: `names.json` maps short names to original
-    ones; of quantized models, `fusion.json` says which layers onnxruntime runs on integers. Whether an
-    engine can run the payload shows when it is loaded.
+    ones; of quantized models, `fusion.json` says which layers onnxruntime runs on integers. Weights of few
+    values are stored in few bits. Whether an engine can run the payload shows when it is loaded.
     """
     copy = model.clone()
     if expand_custom_ops(copy):
         # Weights that were rounded at compile time leave their float originals behind.
         RemoveUnusedNodesPass()(copy)
     attachments = _checked_fusion(copy)
+    pack_weights(copy)
     attachments[NAMES] = json.dumps(compact(copy), indent=0) + "\n"
     folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
     files = _write(copy, folder)

@@ -28,7 +28,8 @@ class CompactConstants:
     Exact, bit for bit. Little is in what is uniform, triangular, repeated, a range of integers, of few
     different values, or of a wider type than needed. onnxruntime folds such nodes when it loads the
     model, so only the file gets smaller. Only the main graph is looked at. A constant is left as it is
-    when less than `least_saving` bytes or a quarter of it would be saved; big ones are sampled first.
+    when less than `least_saving` bytes or a quarter of it would be saved; big ones are sampled first. Data of
+    QONNX quantizers are left to the backends, which store integers.
     """
 
     name: ClassVar[str] = "compact-constants"
@@ -63,7 +64,15 @@ def best_form(array: Array) -> Form | None:
 
 
 def _is_bound(value: ir.Value) -> bool:
-    return value.is_graph_input() or value.is_graph_output() or is_unused(value)
+    return value.is_graph_input() or value.is_graph_output() or is_unused(value) or _is_coded(value)
+
+
+def _is_coded(value: ir.Value) -> bool:
+    """Say whether a value is the data of quantizers of its own: backends store integers in its place."""
+    return all(
+        use.node.op_type in ("Quant", "BipolarQuant") and use.node.domain and use.idx == 0
+        for use in value.uses()
+    )
 
 
 def _size(value: ir.Value) -> int:

@@ -99,7 +99,7 @@ def test_quantized_weights_do_not_bring_their_floats_along():
     }
     body = "q = qonnx.custom_op.general.Quant<signed = 1, narrow = 0>(w, s, z, n)\n y = MatMul(x, q)"
     found = parse(body, "(float[N, 64] x) => (float[N, 64] y)", weights | {"n": np.float32(8)})
-    assert 4096 < len(lower(found).files["model.onnx"]) < 2 * 4096
+    assert len(lower(found).files["model.onnx"]) < 2 * 4096
 
 
 def test_big_weights_lie_in_a_file_of_their_own(tmp_path, monkeypatch):

@@ -53,6 +53,18 @@ def test_the_numbers_stay_bit_for_bit(inputs, attributes, weights):
     assert np.array_equal(run(model), before)
 
 
+def test_a_zero_point_that_is_an_expression_is_known_too():
+    body = """
+        z = ConstantOfShape<value = int8[1] {3}>(n)
+        wd = DequantizeLinear<axis = 0>(w, s, z)
+        y = Conv(x, wd)
+    """
+    model = parse(body, IO, {"w": kernel(), "s": SCALES, "n": np.array([4])})
+    before = run(model)
+    assert free(model) == 1
+    assert np.array_equal(run(model), before)
+
+
 def test_a_dequantized_value_keeps_its_name():
     model = parse("wd = DequantizeLinear(w, s)\n y = Conv(x, wd)", IO, {"w": kernel(), "s": np.float32(0.03)})
     free(model)

@@ -97,3 +97,14 @@ def test_a_constant_that_is_an_output_stays() -> None:
 def test_the_least_saving_is_an_option() -> None:
     before = model_of(np.full((16, 16), 0.1, np.float32))
     assert run(before, CompactConstants(least_saving=2000))[1].changed == 0
+
+
+def test_data_of_qonnx_quantizers_stay_for_the_backends() -> None:
+    signs = np.where(rand(40, 40) > 0, 1, -1).astype(np.float32)
+    own = "qonnx.custom_op.general"
+    before = graph(
+        f"g (float[40, 40] x) => (float[40, 40] y) {{ b = {own}.BipolarQuant(k, s) y = Add(x, b) }}",
+        k=signs,
+        s=np.float32(0.5),
+    )
+    assert run(before, CompactConstants())[1].changed == 0
