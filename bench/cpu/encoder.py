@@ -31,8 +31,9 @@ def main() -> None:
     page = Page(given.output / "native_encoder.md", "A transformer encoder", ABOUT, HEADINGS)
     page.remark(
         "Of the roof of one core (58 and 233 GMAC/s): see the time in C; 436 MMAC take 7.5 and 1.9 ms there. "
-        "The graph quantized by pared has a quantizer between each product and its bias, which native "
-        "fuses; graphs that the peers' own quantizers make were not timed."
+        "Biases are int32 and added to the sums, so that onnxruntime makes one QGemm of each linear layer; "
+        "with a quantizer between product and bias it took 14.3 ms, OpenVINO 4.2 and native 2.8, and the "
+        "SQNR of the output was 32.8 dB instead of 33.8 (16 random inputs)."
     )
     with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
         for precision in ("float", "int8"):
