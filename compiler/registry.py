@@ -75,6 +75,7 @@ MACROS: Mapping[str, str] = {
 
 BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "cpu": _backend("cpu.backend", "CpuBackend"),
+    "event": _backend("event.backend", "EventBackend"),
     "reference": _backend("reference.backend", "ReferenceBackend"),
 }
 

@@ -185,6 +185,7 @@ class Layer:
         offset: float64 [channels or 1], of a readout; 0 for all others.
         bounds: least and largest accumulator that any input can cause, partial sums in any order included.
         covers: names of the ONNX nodes it stands for.
+        zero: what the ONNX value holds beyond the count where it is integers.
     """
 
     name: str
@@ -196,11 +197,12 @@ class Layer:
     offset: Reals
     bounds: tuple[int, int]
     covers: tuple[str, ...] = ()
+    zero: int = 0
 
     @property
     def channels(self) -> int:
         """Return how many output channels it has; of a vector, its size."""
-        return self.shape[0]
+        return int(self.shape[0])
 
     @property
     def accumulator_bits(self) -> int:
