@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 
+from ....compiler.backend import Array
 from . import timing
 from .isa import Isa
 from .kernels import gemm_f32, strassen_f32, winograd_f32
@@ -95,8 +96,13 @@ def _first_is_faster(
     return timing.fastest(timing.Key(one.family, repr(one.spec)), options) == one.family
 
 
-def ready(candidate: Candidate, isa: Isa) -> timing.Run:
+def ready(candidate: Candidate, isa: Isa, constants: Mapping[str, Array] | None = None) -> timing.Run:
     """Compile a kernel and return a run of all its tasks on random numbers.
+
+    Args:
+        candidate: the kernel.
+        isa: what it may use.
+        constants: values by the name of the parameter, where random ones will not do.
 
     Raises:
         MissingTool: there is no linker.
@@ -112,7 +118,7 @@ def ready(candidate: Candidate, isa: Isa) -> timing.Run:
         link([source], library, isa)
         function = ctypes.CDLL(str(library))[kernel.symbol]
     function.restype = None
-    arrays = _arrays(family.build(candidate.spec, isa)["main"].params[:-2])
+    arrays = _arrays(family.build(candidate.spec, isa)["main"].params[:-2], constants or {})
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
     call = partial(function, *pointers, ctypes.c_int32(0), ctypes.c_int32(candidate.spec.tasks()))
     return partial(_run, call, arrays)
@@ -123,13 +129,18 @@ def _run(call: timing.Run, arrays: Sequence[np.ndarray]) -> object:
     return call()
 
 
-def _arrays(parameters: Sequence[object]) -> list[np.ndarray]:
-    """Return random values for the buffers of a kernel; their shapes stand in its parameters."""
+def _arrays(parameters: Sequence[object], constants: Mapping[str, Array]) -> list[np.ndarray]:
+    """Return `constants` or random values for the buffers of a kernel; its parameters have their shapes."""
     from .kernels.common import aligned_array
 
     rng = np.random.default_rng(0)
     arrays = []
     for parameter in parameters:
+        known = constants.get(parameter.name)  # type: ignore[attr-defined]
+        if known is not None:
+            arrays.append(aligned_array(known.shape, known.dtype.name))
+            arrays[-1][...] = known
+            continue
         shape = [int(size) for size in parameter.ty.shape]  # type: ignore[attr-defined]
         array = aligned_array(shape, "float32")
         array[...] = rng.standard_normal(shape, np.float32)

@@ -9,7 +9,8 @@ from typing import Literal, cast
 import numpy as np
 
 from . import layers as L
-from .choose_f32 import takes_strassen, takes_winograd
+from . import lower_sparse
+from .choose_f32 import Candidate, takes_strassen, takes_winograd
 from .kernels import (
     conv_f32,
     depthwise_f32,
@@ -52,6 +53,8 @@ def _layer(builder: Builder, layer: L.Layer) -> None:
     assert isinstance(layer, L.FloatLayer), "the table says so"
     x = layer.inputs[0]
     channels = layer.output.channels
+    if _sparse(builder, layer):
+        return
     if len(x.shape) == 2 or _pointwise(layer):
         _gemm(builder, layer)
     elif 1 < layer.group == x.channels == channels:
@@ -60,6 +63,54 @@ def _layer(builder: Builder, layer: L.Layer) -> None:
         _winograd(builder, layer, spec)
     else:
         _conv(builder, layer)
+
+
+def _sparse(builder: Builder, layer: L.FloatLayer) -> bool:
+    """Write a layer with a kernel for weights that are mostly zero, where that is faster."""
+    if layer.group > 1 or not lower_sparse.is_sparse(layer.weight):
+        return False
+    x, weight = layer.inputs[0], layer.weight
+    window, held = window_of(x, layer.window), None
+    if len(x.shape) == 2 or _pointwise(layer):
+        held = builder.held(x)
+        if _is_flat(held, x):
+            weight = np.ascontiguousarray(_by_lanes(weight[:, :, 0, 0].T, held).T)[:, :, None, None]
+            window = Window(held.image.batch, 1, 1, (1, 1))
+    epilogue = after(layer.low, layer.high, True, len(layer.inputs) > 1)
+    form = lower_sparse.sparse_form(
+        builder, window, weight, epilogue, lambda one: _dense_for(builder, layer, one, weight.shape[1])
+    )
+    if form is None:
+        return False
+    held = held or builder.image_of(x)
+    second, in_place = _residual(builder, layer)
+    made = builder.floats_for(layer.output)
+    inputs = [held.buffer, *second]
+    lower_sparse.write(builder, form, layer, inputs, made.buffer, weight, in_place)
+    return True
+
+
+def _dense_for(builder: Builder, layer: L.FloatLayer, one: Window, depth: int) -> Candidate:
+    """Return the kernel of a layer as if all weights were there, for the window `one`."""
+    residual, outs = len(layer.inputs) > 1, layer.output.channels
+    epilogue = after(layer.low, layer.high, True, residual)
+    if len(layer.inputs[0].shape) == 2 or _pointwise(layer):
+        rows = one.batch * one.out_height * one.out_width
+        pixels = None if one.strides == (1, 1) else Pixels(one.height, one.width, one.strides)
+        halved = StrassenF32Spec(rows, depth, outs, epilogue, pixels)
+        if takes_strassen(halved, builder.isa, residual, builder.dry):
+            return Candidate("strassen_f32", halved, residual)
+        return Candidate("gemm_f32", GemmF32Spec(rows, depth, outs, epilogue, pixels=pixels), residual)
+    winograd = _winograd_spec(builder, layer)
+    if winograd is not None:
+        return Candidate("winograd_f32", replace(winograd, window=one), residual)
+    return Candidate("conv_f32", ConvF32Spec(one, depth, outs, 1, epilogue), residual)
+
+
+def _is_flat(held: Held, tensor: L.Tensor) -> bool:
+    """Tell whether an image is read as a vector."""
+    i = held.image
+    return (i.channels, i.height, i.width) != tensor.image[1:]
 
 
 def _pointwise(layer: L.FloatLayer) -> bool:
@@ -132,7 +183,7 @@ def _gemm(builder: Builder, layer: L.FloatLayer) -> None:
     held = builder.held(layer.inputs[0])
     i = held.image
     weight = layer.weight[:, :, 0, 0].T
-    flat = (i.channels, i.height, i.width) != layer.inputs[0].image[1:]
+    flat = _is_flat(held, layer.inputs[0])
     rows = i.batch if flat else i.batch * int(np.prod(layer.output.image[2:]))
     apart = not flat and layer.window.strides != (1, 1)
     pixels = Pixels(i.height, i.width, layer.window.strides) if apart else None

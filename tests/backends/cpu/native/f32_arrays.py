@@ -76,7 +76,9 @@ def run(
 
 
 def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    out = aligned(array.shape)
+    from pared.backends.cpu.native.kernels.common import aligned_array
+
+    out = aligned_array(array.shape, array.dtype.name)
     out[...] = array
     return out
 
