@@ -115,6 +115,28 @@ def _refuse_operand(value: ir.Value | None, what: str) -> str | None:
     return None
 
 
+def stored_bytes(value: ir.Value | None) -> ir.Value | None:
+    """Return the int8 constant that a weight was made of by a pass before, dequantized without blocks."""
+    maker = walk.producer(value, "DequantizeLinear")
+    source = None if maker is None else maker.inputs[0]
+    if maker is None or source is None or walk.int_attribute(maker, "block_size", 0):
+        return None
+    return source if walk.is_constant(source) and source.dtype == ir.DataType.INT8 else None
+
+
+def _is_ready(value: ir.Value | None, policy: Policy) -> bool:
+    """Say whether a weight has its 8 bits already, so that only activations are left to quantize."""
+    return policy.act == "static" and policy.act_bits == 8 and stored_bytes(value) is not None
+
+
+def _weights(index: int, value: ir.Value, policy: Policy, spec: QuantSpec) -> dict[int, QuantSpec]:
+    return {} if _is_ready(value, policy) else {index: spec}
+
+
+def _refuse_product_weight(value: ir.Value | None, policy: Policy) -> str | None:
+    return None if _is_ready(value, policy) else _refuse_weight(value)
+
+
 def _refuse_weight(value: ir.Value | None) -> str | None:
     if reason := _refuse_operand(value, "weight"):
         return reason
@@ -140,7 +162,7 @@ def _rank(value: ir.Value) -> int:
 
 
 def _sizes(value: ir.Value) -> tuple[int, ...]:
-    tensor = walk.constant_tensor(value)
+    tensor = walk.constant_tensor(stored_bytes(value) or value)
     assert tensor is not None
     return tuple(int(size) for size in tensor.shape.numpy())
 
@@ -156,7 +178,7 @@ def _bias(node: ir.Node, index: int, channels: int) -> int | None:
 
 def _conv(node: ir.Node, policy: Policy) -> Choice | str:
     weight = _operand(node, 1)
-    reason = _refuse_operand(node.inputs[0], "input") or _refuse_weight(weight)
+    reason = _refuse_operand(node.inputs[0], "input") or _refuse_product_weight(weight, policy)
     if reason:
         return reason
     assert weight is not None
@@ -166,7 +188,8 @@ def _conv(node: ir.Node, policy: Policy) -> Choice | str:
         terms *= size
     if reason := _refuse_terms(terms, policy):
         return reason
-    return Choice("compute", {1: policy.weight(0, 1, sizes[1])}, (0,), _bias(node, 2, sizes[0]))
+    weights = _weights(1, weight, policy, policy.weight(0, 1, sizes[1]))
+    return Choice("compute", weights, (0,), _bias(node, 2, sizes[0]))
 
 
 def _conv_transpose(node: ir.Node, policy: Policy) -> Choice | str:
@@ -191,7 +214,7 @@ def _gemm(node: ir.Node, policy: Policy) -> Choice | str:
     if walk.is_constant(node.inputs[0]) and not walk.is_constant(node.inputs[1]):
         return "the left operand is constant and the right one is not"
     weight = node.inputs[1]
-    reason = _refuse_operand(node.inputs[0], "input") or _refuse_weight(weight)
+    reason = _refuse_operand(node.inputs[0], "input") or _refuse_product_weight(weight, policy)
     if reason:
         return reason
     assert weight is not None
@@ -202,10 +225,12 @@ def _gemm(node: ir.Node, policy: Policy) -> Choice | str:
     if reason := _refuse_terms(sizes[1 - axis], policy):
         return reason
     spec = policy.weight(axis, 1 - axis, sizes[1 - axis])
-    return Choice("compute", {1: spec}, (0,), _bias(node, 2, sizes[axis]))
+    return Choice("compute", _weights(1, weight, policy, spec), (0,), _bias(node, 2, sizes[axis]))
 
 
 def _matmul(node: ir.Node, policy: Policy) -> Choice | str:
+    if _is_ready(node.inputs[1], policy):
+        return _refuse_operand(node.inputs[0], "input") or Choice("compute", {}, (0,))
     constant = [walk.is_constant(value) for value in node.inputs]
     if all(constant):
         return "both operands are constant"

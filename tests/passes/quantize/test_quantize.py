@@ -232,3 +232,38 @@ def test_more_bits_in_weights_alone_help():
     model = mlp()
     found = [sqnr(model, quantized(model, act="none", bits=bits)[0]) for bits in (2, 4, 8, 12)]
     assert all(after > before + 8 for before, after in itertools.pairwise(found))
+
+
+# --- weights that have their 8 bits already ---
+
+
+def with_bytes() -> ir.Model:
+    q = np.random.default_rng(3).integers(-127, 128, (16, 32)).astype(np.int8)
+    return graph(
+        """g (float[1,16] x, int8[16,32] w, float[32] s, int8[32] z, float[32] b, float[32,4] v) =>
+             (float[1,4] y)
+        { wd = DequantizeLinear <axis = 1> (w, s, z)
+          [one] h = Gemm (x, wd, b)
+          [relu] r = Relu (h)
+          [two] y = MatMul (r, v) }""",
+        w=q, s=np.full(32, 0.01, np.float32), z=np.zeros(32, np.int8), b=normal(32), v=normal(32, 4),
+    )  # fmt: skip
+
+
+def test_weights_in_bytes_stay_and_their_layer_runs_on_integers():
+    before = with_bytes()
+    model, _ = quantized(before)
+    assert fused(model)["QGemm"] == 1
+    assert fused(model)["Gemm"] == 0
+    node = next(node for node in model.graph if node.name == "one")
+    made = node.inputs[1].producer()
+    assert made is not None
+    assert np.array_equal(
+        made.inputs[0].const_value.numpy(), before.graph.initializers["w"].const_value.numpy()
+    )
+
+
+@pytest.mark.parametrize("options", [{"act_bits": 4}, {"act": "none"}])
+def test_weights_in_bytes_are_left_out_where_activations_have_other_widths(options):
+    _, stats = quantized(with_bytes(), **options)
+    assert "weight 'wd' is already quantized" in {refusal.reason for refusal in stats.refused}
