@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
+from .cpu_check import missing_feature
 from .isa import Isa
 from .kernels.int8_tiles import SLACK_BYTES
 from .link import link
@@ -27,7 +28,7 @@ VERSION = 1
 # Steps below this many bytes touched or multiplications are done before a second thread has woken up.
 PARALLEL_WORK = 500_000
 
-_SOURCES = ("pool.h", "pool.c")
+_SOURCES = ("pool.h", "pool.c", "cpu_x86.h")
 
 # The scratch buffer of a step of this family is a status: the run ends where it is not 0.
 CHECKED = "indices"
@@ -131,7 +132,7 @@ class _Build:
             self._ports("inputs", self.program.inputs),
             self._ports("outputs", self.program.outputs),
             self._info(),
-            _missing_feature(self.isa),
+            missing_feature(self.isa),
             _ENTRY,
         ]
         return "\n".join(part for part in parts if part) + "\n"
@@ -236,33 +237,6 @@ int pared_run(const void *const *in, void *const *out, void *arena) {
     return pared_run_on(0, in, out, arena);
 }
 """
-
-# How C code asks the CPU; names of GCC and clang. A feature that they have none for comes with one of these.
-_X86_CHECKS = {
-    "sse4_1": "sse4.1", "avx": "avx", "avx2": "avx2", "fma": "fma", "bmi1": "bmi", "bmi2": "bmi2",
-    "avx512f": "avx512f", "avx512bw": "avx512bw", "avx512cd": "avx512cd", "avx512dq": "avx512dq",
-    "avx512vl": "avx512vl", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16",
-    "avx512_vpopcntdq": "avx512vpopcntdq", "avx512_bitalg": "avx512bitalg",
-}  # fmt: skip
-_ARM_CHECKS = {"asimd": 1 << 1, "asimddp": 1 << 20}  # bits of AT_HWCAP in Linux
-
-
-def _missing_feature(isa: Isa) -> str:
-    """Write the function that says what the CPU lacks."""
-    if isa.arch == "x86_64":
-        known = {
-            name: f'__builtin_cpu_supports("{_X86_CHECKS[name]}")'
-            for name in isa.features
-            if name in _X86_CHECKS
-        }
-        start = "    __builtin_cpu_init();\n"
-    else:
-        known = {name: f"(getauxval(AT_HWCAP) & {_ARM_CHECKS[name]}ul)" for name in isa.features}
-        start = ""
-    tests = "".join(f"    if (!{test}) return {_quoted(name)};\n" for name, test in known.items())
-    include = "#include <sys/auxv.h>\n" if isa.arch == "aarch64" else ""
-    head = "const char *pared_missing_feature(void) {\n"
-    return f"{include}{head}{start}{tests}    return 0;\n}}\n"
 
 
 def _offsets(constants: Sequence[Constant]) -> tuple[dict[str, int], int]:

@@ -1,6 +1,9 @@
+import ctypes
 import re
 import subprocess
 import threading
+from importlib.resources import files
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ pytest.importorskip("tvm", reason="apache-tvm is not installed")
 import toy_kernels as toy
 
 from pared.backends.cpu.native import codegen, engine
+from pared.backends.cpu.native.cpu_check import missing_feature
 from pared.backends.cpu.native.isa import Isa, host_isa
-from pared.backends.cpu.native.link import find_compiler
+from pared.backends.cpu.native.link import find_compiler, link
 from pared.backends.cpu.native.planner import plan
 from pared.compiler.errors import ArtifactError, DataError, MissingTool, TargetError
 
@@ -217,3 +221,39 @@ def test_without_a_linker_both_ways_out_are_named(monkeypatch):
     monkeypatch.setattr("pared.backends.cpu.native.link.find_compiler", lambda arch: None)
     with pytest.raises(MissingTool, match=r"neither cc .* nor the package ziglang"):
         built(toy.chain())
+
+
+@pytest.mark.parametrize("feature", [name for name in ("f16c", "movbe", "avx512_bf16") if ISA.has(name)])
+def test_the_library_itself_finds_every_feature_of_this_cpu(folder, feature):
+    library = ctypes.CDLL(str(folder / "model.so"))
+    library.pared_missing_feature.restype = ctypes.c_char_p
+    assert library.pared_missing_feature() is None
+    assert f'return "{feature}";' in missing_feature(ISA)
+
+
+def test_the_library_itself_names_what_the_cpu_lacks(tmp_path):
+    if ISA.arch != "x86_64" or ISA.has("avx_vnni"):
+        pytest.skip("needs an x86 CPU without avx_vnni")
+    (tmp_path / "cpu_x86.h").write_bytes(files(codegen.__package__).joinpath("c/cpu_x86.h").read_bytes())
+    (tmp_path / "check.c").write_text(missing_feature(Isa("x86_64", ("avx2", "avx_vnni"))))
+    link([tmp_path / "check.c"], tmp_path / "check.so", ISA)
+    library = ctypes.CDLL(str(tmp_path / "check.so"))
+    library.pared_missing_feature.restype = ctypes.c_char_p
+    assert library.pared_missing_feature() == b"avx_vnni"
+
+
+@pytest.mark.skipif(find_spec("ziglang") is None, reason="ziglang is not installed")
+def test_without_a_system_compiler_ziglang_links(tmp_path, x, monkeypatch):
+    monkeypatch.setattr("pared.backends.cpu.native.link.shutil.which", lambda name: None)
+    model = engine.load(written(tmp_path, toy.chain()), OPTIONS, 2)
+    np.testing.assert_array_equal(model.run({"x": x})[OUT], toy.expected(x))
+
+
+def test_a_misaligned_arena_is_refused_by_its_number(folder, x):
+    library = ctypes.CDLL(str(folder / "model.so"))
+    arena, out = np.zeros(library.pared_arena_bytes() + 128, np.uint8), np.zeros_like(x)
+    start = arena.ctypes.data + -arena.ctypes.data % 64
+    ports = [(ctypes.c_void_p * 1)(array.ctypes.data) for array in (x, out)]
+    assert library.pared_run(*ports, ctypes.c_void_p(start + 4)) == 2
+    assert library.pared_run(*ports, None) == 1
+    assert library.pared_run(*ports, ctypes.c_void_p(start)) == 0
