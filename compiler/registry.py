@@ -56,6 +56,7 @@ PASSES: PassTable = {
     "prune": _pass("prune.prune", "Prune"),
     "estimate-channels": _pass("prune.estimate_channels", "EstimateChannels"),
     "prune-datafree": _pass("prune.datafree", "PruneDatafree"),
+    "prune-channels": _pass("prune.channels", "PruneChannels"),
     "reconstruct": _pass("prune.reconstruct", "Reconstruct"),
     "bias-correct": _pass("prune.bias", "BiasCorrect"),
     "renormalize": _pass("prune.renormalize", "Renormalize"),
