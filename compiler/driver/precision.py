@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from ..errors import PipelineError
 
 _WIDTHS = re.compile(r"w(?P<weights>\d+)(?:a(?P<activations>\d+))?")
-SPELLINGS = "fp32, int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8 (w<bits>a<bits>, 1-16 each)"
+_BASES = re.compile(r"(?:b(?P<bases>[1-4])|ternary)(?P<activations>-?a8)?")
+SPELLINGS = (
+    "fp32, int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8 (w<bits>a<bits>, 1-16 each), "
+    "b2 (weights as sums of 1-4 binary bases), b2a8, ternary, ternary-a8"
+)
 _NAMED = {"int8": "static", "int8-dynamic": "dynamic", "int8-datafree": "datafree"}
 
 
@@ -21,11 +25,15 @@ class Precision:
         activations: bits of activations; None leaves them in float.
         ranges: where activation ranges come from: `static` calibration data, `dynamic` the values themselves
             at run time, `datafree` the statistics in BatchNormalization nodes.
+        bases: binary bases that weights are sums of, all but those of the first and last layers; 0: none.
+        ternary: one basis of -1, 0 and 1 instead.
     """
 
     weights: int
     activations: int | None
     ranges: str = "static"
+    bases: int = 0
+    ternary: bool = False
 
     @property
     def needs_calibration(self) -> bool:
@@ -43,6 +51,9 @@ def parse_precision(text: str | None) -> Precision | None:
         return None
     if text in _NAMED:
         return Precision(8, 8, _NAMED[text])
+    if (match := _BASES.fullmatch(text or "")) is not None:
+        activations = 8 if match["activations"] else None
+        return Precision(8, activations, bases=int(match["bases"] or 1), ternary=match["bases"] is None)
     match = _WIDTHS.fullmatch(text or "")
     if match is None:
         raise PipelineError("unknown-precision", f"unknown precision {text!r}", f"valid: {SPELLINGS}")
@@ -67,7 +78,8 @@ def default_pipeline(precision: Precision | None, level: int, shrinking: str = "
     steps += [("", "canonicalize-exact", "canonicalize", "canonicalize")[level]]
     steps += [shrinking]
     if precision is not None:
-        steps += ["balance"] if level >= 2 and precision.needs_calibration else []
+        steps += ["balance"] if level >= 2 and precision.needs_calibration and not precision.bases else []
+        steps += [_binarize(precision)] if precision.bases else []
         steps += [_quantize(precision, level), _recurrent(precision), "relu-into-quantizer"]
     steps += ["compact-constants", "dead-code"] if level >= 1 else []
     return ",".join(step for step in steps if step)
@@ -76,6 +88,13 @@ def default_pipeline(precision: Precision | None, level: int, shrinking: str = "
 def _recurrent(precision: Precision) -> str:
     """Recurrent weights are stored in 8 bits, or in 4 when that few were asked for; they compute in float."""
     return "quantize-recurrent{bits=4}" if precision.weights <= 4 else "quantize-recurrent"
+
+
+def _binarize(precision: Precision) -> str:
+    """Bases of the weights; what is left, first and last layers too, gets 8 bits by `quantize` behind it."""
+    options = ["ternary=true"] if precision.ternary else [f"bases={precision.bases}"]
+    options += ["ends=keep"] + (["format=int8"] if precision.activations is not None else [])
+    return f"binarize{{{' '.join(options)}}}"
 
 
 def _quantize(precision: Precision, level: int) -> str:

@@ -53,20 +53,27 @@ def test_mistakes_name_file_and_key(tmp_path: Path, text: str, reason: str, ment
         ("int8-dynamic", Precision(8, 8, "dynamic")),
         ("w4", Precision(4, None)),
         ("w4a8", Precision(4, 8)),
+        ("b3", Precision(8, None, bases=3)),
+        ("b2a8", Precision(8, 8, bases=2)),
+        ("ternary", Precision(8, None, bases=1, ternary=True)),
+        ("ternary-a8", Precision(8, 8, bases=1, ternary=True)),
     ],
 )
 def test_precision_spellings(text: str | None, want: Precision | None) -> None:
     assert parse_precision(text) == want
 
 
-@pytest.mark.parametrize("text", ["int9", "w0a8", "w17", "8", "w8a", ""])
+@pytest.mark.parametrize("text", ["int9", "w0a8", "w17", "8", "w8a", "b0", "b5", "b2a4", "ternary2", ""])
 def test_unknown_precisions_list_the_valid_ones(text: str) -> None:
     with pytest.raises(PipelineError, match="valid: fp32, int8"):
         parse_precision(text)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", [None, "int8", "int8-dynamic", "int8-datafree", "w4", "w2a2", "w8a16"])
+@pytest.mark.parametrize(
+    "precision",
+    [None, "int8", "int8-dynamic", "int8-datafree", "w4", "w2a2", "w8a16", "b1", "b2a8", "ternary"],
+)
 def test_every_default_pipeline_parses(precision: str | None, level: int) -> None:
     parse_pipeline(default_pipeline(parse_precision(precision), level), PASSES, MACROS)
 
