@@ -13,16 +13,17 @@ import onnx_ir as ir
 from ...compiler.data import Samples
 from ...compiler.errors import DataError, PipelineError
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
+from ..quantize.moments import Moments
 from . import dsnot, sparsegpt, swap
 from .masks import Scope, mark_zeros, select
 from .pattern import Pattern, parse_pattern
 from .report import Report
-from .statistics import Inputs, collect, parents_of, refuse_statistics, samples_needed
+from .statistics import collect, parents_of, refuse_statistics, samples_needed
 from .weights import Weight, find_weights, store
 
 Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
-Seen = dict[ir.Value, Inputs]
+Seen = dict[ir.Value, Moments]
 
 MAX_COLUMNS = 8192
 """Longest input for second moments: 512 MiB in float64, and the time grows with the cube."""
@@ -160,7 +161,7 @@ class Prune:
 
     def _second_order(
         self,
-        stream: Iterator[tuple[Weight, Inputs]],
+        stream: Iterator[tuple[Weight, Moments]],
         pattern: Pattern,
         seen: Seen,
         stats: PassStats,
@@ -189,7 +190,7 @@ class Prune:
                     gone = _refined(self.refine, old, gone, seen[weight.value], pattern.step)
                 yield weight, old, np.where(gone, 0.0, old)
 
-    def _scores(self, matrix: Floats, inputs: Inputs | None) -> Floats:
+    def _scores(self, matrix: Floats, inputs: Moments | None) -> Floats:
         """Squared scores: what leaves with a weight, `w^2`, times the power of its input for wanda."""
         scores = np.square(matrix)
         if self.criterion == "wanda":
@@ -198,7 +199,7 @@ class Prune:
         return mark_zeros(scores, matrix)
 
 
-def _refined(how: str, matrix: Floats, gone: Mask, inputs: Inputs, step: int) -> Mask:
+def _refined(how: str, matrix: Floats, gone: Mask, inputs: Moments, step: int) -> Mask:
     if how == "swap":
         exact = zip(matrix, gone, inputs.gram, strict=True)
         return np.stack([swap.refine(w, g, gram, step=step) for w, g, gram in exact])

@@ -23,13 +23,16 @@ from ...compiler.ir import walk
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from ..quantize.bias_correct import add_to_bias, refuse_bias
-from ..quantize.moments import GRAM_BUDGET_BYTES
+from ..quantize.moments import Gathered, within_budget
 from ..quantize.pairs import bias_of
 from .repair import need_original, need_samples
 from .statistics import parents_of, refuse_statistics, show, tapped
 from .weights import Weight, find_weights, store
 
 Floats = npt.NDArray[np.floating]
+
+_NOISE = float(np.finfo(np.float32).eps)
+"""Relative error of the second moments, whose products are taken in float32."""
 
 MAX_COLUMNS = 4096
 """Longest input: the systems of its rows take `k^3 / 3` operations each."""
@@ -191,6 +194,7 @@ class Sums:
     xx: Floats = field(init=False)
     xy: Floats = field(init=False)
     yy: Floats = field(init=False)
+    _waiting: Gathered = field(init=False, repr=False, default_factory=Gathered)
 
     def __post_init__(self) -> None:
         g, k, r = self.groups, self.columns, self.rows
@@ -203,16 +207,25 @@ class Sums:
         self.x += x.sum(axis=1, dtype=np.float64)
         self.y += y.sum(axis=1, dtype=np.float64)
         self.yy += np.square(y).sum(axis=1, dtype=np.float64)
-        self.xx += np.matmul(x.transpose(0, 2, 1), x)
-        self.xy += np.matmul(x.transpose(0, 2, 1), y)
         self.count += x.shape[1]
+        self._multiply(self._waiting.add(x, y))
+
+    def close(self) -> None:
+        """Add what was held back: `xx` and `xy` are complete from here on."""
+        self._multiply(self._waiting.rest())
+
+    def _multiply(self, gathered: tuple[Floats, ...] | None) -> None:
+        if gathered is not None:
+            x, y = gathered
+            self.xx += np.matmul(x.transpose(0, 2, 1), x)
+            self.xy += np.matmul(x.transpose(0, 2, 1), y)
 
 
 def paired_sums(
     model: ir.Model, original: ir.Model, layers: Sequence[FittedLayer], samples: Samples, ctx: Context
 ) -> Iterator[tuple[FittedLayer, Sums]]:
     """Yield layers with moments of their inputs in `model` and their outputs in `original`."""
-    for chunk in _chunks(layers):
+    for chunk in within_budget(layers, _sums_bytes):
         probe, taps = tapped(model, [layer.weight.uses[0] for layer in chunk])
         twin = original.clone()
         by_name = {value.name: value for value in walk.all_values(twin)}
@@ -228,6 +241,8 @@ def paired_sums(
                 tap = taps[layer.weight.uses[0]]
                 total.add(tap.inputs(here[tap.value], layer.weight), _wanted(layer.weight, there[name]))
             ctx.progress("layer outputs", done, len(samples))
+        for total in sums:
+            total.close()
         yield from zip(chunk, sums, strict=True)
 
 
@@ -248,19 +263,9 @@ def _wanted(weight: Weight, y: npt.NDArray[np.generic]) -> Floats:
     return values.reshape(1, -1, rows)
 
 
-def _chunks(layers: Sequence[FittedLayer]) -> Iterator[list[FittedLayer]]:
-    chunk: list[FittedLayer] = []
-    held = 0
-    for layer in layers:
-        view = layer.weight.view
-        size = 8 * view.groups * view.columns * (view.columns + _rows(layer.weight))
-        if chunk and held + size > GRAM_BUDGET_BYTES:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(layer)
-        held += size
-    if chunk:
-        yield chunk
+def _sums_bytes(layer: FittedLayer) -> int:
+    view = layer.weight.view
+    return 8 * view.groups * view.columns * (view.columns + _rows(layer.weight))
 
 
 def _fit(old: Floats, sums: Sums, fits_bias: bool, damping: float) -> tuple[Floats, Floats, float, float]:
@@ -274,12 +279,13 @@ def _fit(old: Floats, sums: Sums, fits_bias: bool, damping: float) -> tuple[Floa
     before = after = 0.0
     for g in range(len(old)):
         gram, cross, power = sums.xx[g] / n, sums.xy[g] / n, sums.yy[g] / n
+        noise = _NOISE * float(np.diag(gram).mean())
         mean_x, mean_y = sums.x[g] / n, sums.y[g] / n
         if fits_bias:
             gram = gram - np.outer(mean_x, mean_x)
             cross = cross - np.outer(mean_x, mean_y)
             power = power - mean_y**2
-        new[g] = _solve(old[g], gram, cross, damping)
+        new[g] = _solve(old[g], gram, cross, damping, noise)
         before += _error(old[g], gram, cross, power)
         after += _error(new[g], gram, cross, power)
         bias[g] = mean_y - new[g] @ mean_x
@@ -291,10 +297,16 @@ def _error(w: Floats, gram: Floats, cross: Floats, power: Floats) -> float:
     return float(np.einsum("rk,kl,rl->", w, gram, w) - 2 * np.sum(w * cross.T) + power.sum())
 
 
-def _solve(old: Floats, gram: Floats, cross: Floats, damping: float) -> Floats:
-    """Rows with the same support share a factorisation."""
+def _solve(old: Floats, gram: Floats, cross: Floats, damping: float, noise: float) -> Floats:
+    """Rows with the same support share a factorisation; `noise` is the error in the elements of `gram`.
+
+    Inputs that vary by no more than that, a constant say, tell nothing: the weights stay.
+    """
     new = old.copy()
-    ridge = damping * max(float(np.diag(gram).mean()), 1e-30)
+    spread = float(np.diag(gram).mean())
+    if spread <= noise:
+        return new
+    ridge = damping * spread + noise
     missing = cross.T - old @ gram
     supports: dict[bytes, list[int]] = {}
     for row, kept in enumerate(old != 0):

@@ -1,4 +1,4 @@
-"""What flows into the weights, accumulated in a stream: means, squares and second moments of inputs.
+"""What flows into the weights, loops included, accumulated in a stream: moments of their inputs.
 
 The inputs of a weight are the vectors `x` that one of its rows is multiplied by: patches of a convolution's
 input (im2col), rows of a Gemm's, the input or the previous hidden state of a recurrent cell. Values inside
@@ -8,7 +8,7 @@ Scan and Loop bodies are handed out as further scan outputs of a copy of the mod
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,73 +19,11 @@ from ...compiler.errors import DataError
 from ...compiler.ir import walk
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
-from ..quantize.moments import GRAM_BUDGET_BYTES, conv_geometry, unfold
+from ..quantize.moments import Moments, conv_geometry, matrix_bytes, unfold, within_budget
 from .weights import Use, Weight
 
 Floats = npt.NDArray[np.floating]
 Array = npt.NDArray[np.generic]
-
-
-@dataclass
-class Inputs:
-    """Sums over the inputs of one weight.
-
-    Attributes:
-        groups, size: inputs are `[groups, n, size]`.
-        second: keep the matrix of second moments too, not only its diagonal.
-        count: inputs seen, per group.
-    """
-
-    groups: int
-    size: int
-    second: bool
-    count: int = 0
-    _sum: Floats = field(init=False, repr=False)
-    _squares: Floats = field(init=False, repr=False)
-    _gram: Floats = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._sum = np.zeros((self.groups, self.size))
-        self._squares = np.zeros((self.groups, self.size))
-        self._gram = np.zeros((self.groups, self.size, self.size) if self.second else 0)
-
-    def add(self, x: Floats) -> None:
-        """Add inputs `[groups, n, size]`; products in float32, sums in float64."""
-        assert x.shape[::2] == (self.groups, self.size), (x.shape, self.groups, self.size)
-        self._sum += x.sum(axis=1, dtype=np.float64)
-        if self.second:
-            self._gram += np.matmul(x.transpose(0, 2, 1), x)
-        else:
-            self._squares += np.square(x).sum(axis=1, dtype=np.float64)
-        self.count += x.shape[1]
-
-    @property
-    def mean(self) -> Floats:
-        """`E[x]`, `[groups, size]`."""
-        return self._sum / max(self.count, 1)
-
-    @property
-    def power(self) -> Floats:
-        """`E[x^2]`, `[groups, size]`."""
-        squares = np.einsum("gkk->gk", self._gram) if self.second else self._squares
-        return squares / max(self.count, 1)
-
-    @property
-    def variance(self) -> Floats:
-        """`Var[x]`, `[groups, size]`; never negative."""
-        return np.maximum(self.power - self.mean**2, 0.0)
-
-    def slim(self) -> Inputs:
-        """The same without second moments, which are the part that takes memory."""
-        small = Inputs(self.groups, self.size, second=False, count=self.count)
-        small._sum, small._squares = self._sum, self.power * max(self.count, 1)
-        return small
-
-    @property
-    def gram(self) -> Floats:
-        """`E[x x']`, `[groups, size, size]`."""
-        assert self.second, "only the diagonal was collected"
-        return self._gram / max(self.count, 1)
 
 
 Parents = Mapping[ir.Graph, ir.Node]
@@ -158,7 +96,7 @@ def _cell_inputs(use: Use, x: Floats, directions: int) -> Floats:
 
 def collect(
     model: ir.Model, weights: Sequence[Weight], samples: Samples, ctx: Context, *, gram: bool
-) -> Iterator[tuple[Weight, Inputs]]:
+) -> Iterator[tuple[Weight, Moments]]:
     """Run `model` over the samples and yield each weight with the statistics of its inputs.
 
     Memory is bounded by `GRAM_BUDGET_BYTES` and the activations of one sample: weights that do not fit
@@ -175,17 +113,21 @@ def collect(
     Raises:
         DataError: an input is not finite.
     """
-    for chunk in _chunks(weights, gram):
+
+    def size(weight: Weight) -> int:
+        return matrix_bytes(weight.view.groups, weight.view.columns, gram)
+
+    for chunk in within_budget(weights, size):
         yield from _collect(model, chunk, samples, ctx, gram)
 
 
 def _collect(
     model: ir.Model, chunk: Sequence[Weight], samples: Samples, ctx: Context, gram: bool
-) -> list[tuple[Weight, Inputs]]:
+) -> list[tuple[Weight, Moments]]:
     probe, taps = tapped(model, [use for weight in chunk for use in weight.uses])
     names = sorted({tap.value for tap in taps.values()})
     session = make_session(probe, extra_outputs=names)
-    found = [(w, Inputs(w.view.groups, w.view.columns, gram)) for w in chunk]
+    found = [(w, Moments(w.view.groups, w.view.columns, gram)) for w in chunk]
     for done, batch in enumerate(samples.batches(1), start=1):
         ctx.check_cancelled()
         values = run_session(session, batch, names)
@@ -202,20 +144,6 @@ def _collect(
                 "check the scaling of the inputs, or exclude the layer",
             )
     return found
-
-
-def _chunks(weights: Sequence[Weight], gram: bool) -> Iterator[list[Weight]]:
-    chunk: list[Weight] = []
-    held = 0
-    for weight in weights:
-        size = 8 * weight.view.groups * weight.view.columns ** (2 if gram else 1)
-        if chunk and held + size > GRAM_BUDGET_BYTES:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(weight)
-        held += size
-    if chunk:
-        yield chunk
 
 
 def tapped(model: ir.Model, uses: Sequence[Use]) -> tuple[ir.Model, dict[Use, Tap]]:
@@ -281,7 +209,7 @@ def _stacked(probe: ir.Model, body: ir.Graph, loop: ir.Node, value: ir.Value) ->
     return result
 
 
-def samples_needed(seen: Iterable[Inputs], samples: int, *, gram: bool) -> int | None:
+def samples_needed(seen: Iterable[Moments], samples: int, *, gram: bool) -> int | None:
     """Return how many samples the statistics want when there are fewer, else None.
 
     Second moments have full rank only from `k` inputs on; a mean square has a relative deviation of 0.25

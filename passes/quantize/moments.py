@@ -7,7 +7,7 @@ that minimise this error (AdaRound, GPTQ) need neither the samples nor their act
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,20 +23,45 @@ from ...compiler.pass_api import Context
 Floats = npt.NDArray[np.floating]
 Array = npt.NDArray[np.generic]
 _T = TypeVar("_T", bound=np.generic)
+_Item = TypeVar("_Item")
 
 GRAM_BUDGET_BYTES = 256 << 20
-"""Accumulators held at once by `collect_moments`; more layers mean more passes over the data."""
+"""Accumulators held at once; more layers mean more passes over the data."""
+
+
+_ROWS = 64  # so few vectors and the product is bound by writing the matrix, not by arithmetic
+
+
+@dataclass
+class Gathered:
+    """Holds vectors back until there are enough for a product; what is returned is to be added."""
+
+    _held: list[tuple[Floats, ...]] = field(default_factory=list)
+    _rows: int = 0
+
+    def add(self, *arrays: Floats) -> tuple[Floats, ...] | None:
+        """Take arrays `[groups, n, ...]` of the same vectors; return those gathered, when they are many."""
+        self._held.append(arrays)
+        self._rows += arrays[0].shape[1]
+        return self.rest() if self._rows >= _ROWS else None
+
+    def rest(self) -> tuple[Floats, ...] | None:
+        """Return what is held back, joined; None when there is nothing."""
+        if not self._held:
+            return None
+        held, self._held, self._rows = self._held, [], 0
+        return tuple(np.concatenate(parts, axis=1) for parts in zip(*held, strict=True))
 
 
 @dataclass
 class Moments:
-    """Running mean and second moment of patches.
+    """Running sums over the inputs of a weight: patches of a convolution, rows of a product.
 
     Attributes:
-        groups: independent channel groups of a convolution (1 for dense layers).
-        size: patch length `k`.
-        second: accumulate the second moment too, not only the mean.
-        count: patches seen, per group.
+        groups: independent channel groups of a convolution, directions of a cell, 1 for dense layers.
+        size: length `k` of an input.
+        second: accumulate the matrix of second moments too, not only its diagonal.
+        count: inputs seen, per group.
     """
 
     groups: int
@@ -44,19 +69,29 @@ class Moments:
     second: bool = True
     count: int = 0
     _sum: Floats = field(init=False, repr=False)
+    _squares: Floats = field(init=False, repr=False)
     _gram: Floats = field(init=False, repr=False)
+    _waiting: Gathered = field(init=False, repr=False, default_factory=Gathered)
 
     def __post_init__(self) -> None:
         self._sum = np.zeros((self.groups, self.size))
+        self._squares = np.zeros((self.groups, self.size))
         self._gram = np.zeros((self.groups, self.size, self.size) if self.second else 0)
 
-    def add(self, patches: Floats) -> None:
-        """Add patches `[groups, n, k]`; products in float32, sums in float64."""
-        assert patches.shape[::2] == (self.groups, self.size), patches.shape
-        self._sum += patches.sum(axis=1, dtype=np.float64)
+    def add(self, x: Floats) -> None:
+        """Add inputs `[groups, n, k]`; products in float32, sums in float64."""
+        assert x.shape[::2] == (self.groups, self.size), (x.shape, self.groups, self.size)
+        self._sum += x.sum(axis=1, dtype=np.float64)
         if self.second:
-            self._gram += np.matmul(patches.transpose(0, 2, 1), patches)
-        self.count += patches.shape[1]
+            self._multiply(self._waiting.add(x))
+        else:
+            self._squares += np.square(x).sum(axis=1, dtype=np.float64)
+        self.count += x.shape[1]
+
+    def _multiply(self, gathered: tuple[Floats, ...] | None) -> None:
+        if gathered is not None:
+            (x,) = gathered
+            self._gram += np.matmul(x.transpose(0, 2, 1), x)
 
     @property
     def mean(self) -> Floats:
@@ -64,9 +99,23 @@ class Moments:
         return self._sum / max(self.count, 1)
 
     @property
+    def power(self) -> Floats:
+        """`E[x^2]`, shape `[groups, k]`."""
+        if not self.second:
+            return self._squares / max(self.count, 1)
+        self._multiply(self._waiting.rest())
+        return np.einsum("gkk->gk", self._gram) / max(self.count, 1)
+
+    @property
+    def variance(self) -> Floats:
+        """`Var[x]`, shape `[groups, k]`; never negative."""
+        return np.maximum(self.power - self.mean**2, 0.0)
+
+    @property
     def gram(self) -> Floats:
         """`E[x x']`, shape `[groups, k, k]`."""
-        assert self.second, "only the mean was collected"
+        assert self.second, "only the diagonal was collected"
+        self._multiply(self._waiting.rest())
         return self._gram / max(self.count, 1)
 
     @property
@@ -74,6 +123,12 @@ class Moments:
         """`E[x x'] - E[x] E[x]'`: the error that is left when the bias absorbs the mean error."""
         mean = self.mean
         return self.gram - mean[:, :, None] * mean[:, None, :]
+
+    def slim(self) -> Moments:
+        """The same without the matrix, which is the part that takes memory."""
+        small = Moments(self.groups, self.size, second=False, count=self.count)
+        small._sum, small._squares = self._sum, self.power * max(self.count, 1)
+        return small
 
 
 @dataclass(frozen=True)
@@ -213,7 +268,7 @@ def collect_moments(
         ctx: progress and cancellation.
         gram: False collects means only.
     """
-    for chunk in _chunks(layers, gram):
+    for chunk in within_budget(layers, lambda layer: matrix_bytes(layer.groups, layer.columns, gram)):
         yield from _collect(model, chunk, samples, ctx, gram)
 
 
@@ -238,15 +293,20 @@ def _input_name(layer: Layer) -> str:
     return str(value.name)
 
 
-def _chunks(layers: Sequence[Layer], gram: bool) -> Iterator[list[Layer]]:
-    chunk: list[Layer] = []
+def within_budget(items: Sequence[_Item], size: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """Yield the items in groups whose accumulators, `size` bytes each, fit `GRAM_BUDGET_BYTES` together."""
+    chunk: list[_Item] = []
     held = 0
-    for layer in layers:
-        size = 8 * layer.groups * layer.columns ** (2 if gram else 1)
-        if chunk and held + size > GRAM_BUDGET_BYTES:
+    for item in items:
+        if chunk and held + size(item) > GRAM_BUDGET_BYTES:
             yield chunk
             chunk, held = [], 0
-        chunk.append(layer)
-        held += size
+        chunk.append(item)
+        held += size(item)
     if chunk:
         yield chunk
+
+
+def matrix_bytes(groups: int, columns: int, gram: bool) -> int:
+    """Bytes of the sums over inputs `[groups, n, columns]`."""
+    return 8 * groups * columns ** (2 if gram else 1)

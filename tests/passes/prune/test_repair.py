@@ -60,6 +60,26 @@ def test_reconstruction_lowers_the_error_and_keeps_every_zero(make: Callable[[],
         assert np.array_equal(weight(found, name) == 0, zeros)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e-20, 1e15])
+def test_inputs_that_never_vary_tell_nothing_of_weights(value: float) -> None:
+    model = mlp()
+    data = given_data(model, x=np.full((32, 24), value, np.float32))
+    pruned = run(model, "prune{sparsity=0.6}", data)
+    found = run(model, "prune{sparsity=0.6},reconstruct", data)
+    assert np.array_equal(weight(found, "w0"), weight(pruned, "w0"))
+    assert error(model, found, data) <= error(model, pruned, data)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_constant_images_do_not_break_a_reconstruction(value: float) -> None:
+    model = convnet()
+    shape = next(iter(samples(model, 1).batches(1)))["x"].shape[1:]
+    data = given_data(model, x=np.full((8, *shape), value, np.float32))
+    pruned = run(model, "prune{sparsity=0.6}", data)
+    found = run(model, "prune{sparsity=0.6},reconstruct", data)
+    assert error(model, found, data) <= error(model, pruned, data)
+
+
 def test_reconstruction_of_one_layer_is_least_squares_on_the_support() -> None:
     model = mlp(sizes=(12, 5))
     data = samples(model, 200)

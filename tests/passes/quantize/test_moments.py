@@ -57,6 +57,17 @@ def test_gram_form_is_the_mean_squared_output() -> None:
     np.testing.assert_allclose(row @ moments.gram[0] @ row, np.mean((x[0] @ row) ** 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("second", [True, False])
+def test_powers_of_few_and_many_inputs_are_the_same(second: bool) -> None:
+    x = np.random.default_rng(3).normal(size=(2, 150, 5)).astype(np.float32)
+    moments = Moments(2, 5, second)
+    for start in range(0, 150, 7):
+        moments.add(x[:, start : start + 7])
+    # Sums of 150 float32 products.
+    np.testing.assert_allclose(moments.power, np.square(x.astype(float)).mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(moments.slim().variance, x.var(axis=1, dtype=float), rtol=1e-4)
+
+
 def test_covariance_is_what_a_bias_cannot_take_back() -> None:
     rng = np.random.default_rng(3)
     x = (rng.normal(size=(1, 400, 5)) + 3.0).astype(np.float32)
