@@ -104,7 +104,8 @@ class Moments:
         if not self.second:
             return self._squares / max(self.count, 1)
         self._multiply(self._waiting.rest())
-        return np.einsum("gkk->gk", self._gram) / max(self.count, 1)
+        squares: Floats = np.einsum("gkk->gk", self._gram)
+        return squares / max(self.count, 1)
 
     @property
     def variance(self) -> Floats:
