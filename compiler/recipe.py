@@ -21,7 +21,8 @@ class Recipe(BaseModel):
         sparsity: share of weights to prune, 0..1; None prunes none unless a pattern is given.
         prune_criterion: None: sparsegpt with calibration data, magnitude without.
         prune_pattern: `2:4`, `16x1`, `shared32`, ...; None: unstructured.
-        max_macs, max_params: share of multiply-accumulates and of parameters to keep, by low rank.
+        max_macs, max_params: share of multiply-accumulates and of parameters to keep.
+        shrink: how budgets are met: `lowrank` (None) or `channels`.
         pipeline: pipeline text; None derives it from what is asked above and `opt_level`.
         opt_level: 0..3 as in -O0..-O3.
         shapes: input name -> dimensions that replace symbolic ones.
@@ -48,6 +49,7 @@ class Recipe(BaseModel):
     prune_pattern: str | None = None
     max_macs: float | None = Field(default=None, gt=0, le=1)
     max_params: float | None = Field(default=None, gt=0, le=1)
+    shrink: Literal["lowrank", "channels"] | None = None
     pipeline: str | None = None
     opt_level: int = Field(default=2, ge=0, le=3)
     shapes: dict[str, tuple[int | str, ...]] = Field(default_factory=dict)

@@ -33,6 +33,7 @@ def compile_verb(
     prune_pattern: flags.PrunePattern = None,
     max_macs: flags.MaxMacs = None,
     max_params: flags.MaxParams = None,
+    shrink: flags.ShrinkBy = None,
     exclude: flags.Exclude = None,
     max_drop: flags.MaxDrop = None,
     metric: flags.Metric = None,
@@ -79,6 +80,7 @@ def compile_verb(
         "prune_pattern": prune_pattern,
         "max_macs": max_macs,
         "max_params": max_params,
+        "shrink": shrink,
         "exclude": tuple(exclude) if exclude else None,
         "max_drop": max_drop,
         "metric": metric,
@@ -133,7 +135,7 @@ class CompileOutput:
 
 
 # What the pipeline follows from when none is given.
-_SHRINKING = {"sparsity", "prune_criterion", "prune_pattern", "max_macs", "max_params"}
+_SHRINKING = {"sparsity", "prune_criterion", "prune_pattern", "max_macs", "max_params", "shrink"}
 _DERIVING = {"precision", "opt_level"} | _SHRINKING
 
 

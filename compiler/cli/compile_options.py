@@ -15,6 +15,7 @@ DEBUG = "Looking inside"
 
 Fallback = Literal["error", "cpu"]
 Criterion = Literal["magnitude", "wanda", "wanda-dsnot", "sparsegpt", "datafree"]
+Shrink = Literal["lowrank", "channels"]
 
 Model = Annotated[
     Path | None,
@@ -69,7 +70,7 @@ MaxMacs = Annotated[
     float | None,
     typer.Option(
         metavar="0..1",
-        help="Share of the multiply-accumulates to keep: layers become chains of lower rank.",
+        help="Share of the multiply-accumulates to keep, by lower rank or fewer channels (--shrink).",
         rich_help_panel=PRECISION,
     ),
 ]
@@ -77,6 +78,14 @@ MaxParams = Annotated[
     float | None,
     typer.Option(
         metavar="0..1", help="Share of the parameters to keep, in the same way.", rich_help_panel=PRECISION
+    ),
+]
+ShrinkBy = Annotated[
+    Shrink | None,
+    typer.Option(
+        "--shrink",
+        help="How budgets are met: chains of lower rank (default), or whole channels go.",
+        rich_help_panel=PRECISION,
     ),
 ]
 CalibData = Annotated[

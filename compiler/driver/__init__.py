@@ -48,6 +48,7 @@ def compile_model(
     prune_pattern: str | None = None,
     max_macs: float | None = None,
     max_params: float | None = None,
+    shrink: str | None = None,
     pipeline: str | None = None,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     exclude: Sequence[str] = (),
@@ -74,8 +75,9 @@ def compile_model(
         sparsity: share of weights to set to zero, 0 to 1.
         prune_criterion: `magnitude`, `wanda`, `wanda-dsnot`, `sparsegpt`, or `datafree` (whole channels).
         prune_pattern: `2:4`, `16x1`, `shared32`, ...; None prunes single weights.
-        max_macs: share of the multiply-accumulates to keep, by low rank.
-        max_params: share of the parameters to keep, by low rank.
+        max_macs: share of the multiply-accumulates to keep.
+        max_params: share of the parameters to keep.
+        shrink: how budgets are met: `lowrank` (default) or `channels`, which cuts whole ones.
         pipeline: pipeline text instead of the one that the options above and `opt_level` stand for.
         shapes: input name -> sizes that replace symbolic ones.
         exclude: node names or regular expressions that stay in float.
@@ -102,7 +104,7 @@ def compile_model(
     raw: dict[str, object] = {
         "model": path(model), "target": target, "precision": precision, "pipeline": pipeline,
         "sparsity": sparsity, "prune_criterion": prune_criterion, "prune_pattern": prune_pattern,
-        "max_macs": max_macs, "max_params": max_params,
+        "max_macs": max_macs, "max_params": max_params, "shrink": shrink,
         "opt_level": opt_level, "shapes": {k: tuple(v) for k, v in (shapes or {}).items()},
         "calibration": path(calibration), "test_data": path(test_data), "metric": metric,
         "max_drop": max_drop, "exclude": tuple(exclude), "seed": seed, "force": force,

@@ -1,4 +1,4 @@
-"""The pruning and the low rank that a recipe asks for, as pipeline text."""
+"""The pruning, the low rank and the fewer channels that a recipe asks for, as pipeline text."""
 
 from __future__ import annotations
 
@@ -15,35 +15,47 @@ _CRITERIA = {
 
 
 def shrinking_text(recipe: Recipe, *, has_calibration: bool) -> str:
-    """Return the passes that make the model smaller: low rank first, then zeros; empty without any.
+    """Return the passes that make the model smaller: low rank or fewer channels first, then zeros.
 
     Raises:
-        PipelineError: as `lowrank_text` and `pruning_text`.
+        PipelineError: as `budget_text` and `pruning_text`.
     """
-    factoring, pruning = lowrank_text(recipe), pruning_text(recipe, has_calibration=has_calibration)
+    factoring, pruning = budget_text(recipe), pruning_text(recipe, has_calibration=has_calibration)
     # Pruning brings its own repair; behind low rank it won up to 20 points (results/lowrank_accuracy.md).
-    fitted = factoring and not pruning and has_calibration and recipe.opt_level >= 2
+    fitted = factoring.startswith("lowrank") and not pruning and has_calibration and recipe.opt_level >= 2
     return ",".join(text for text in (factoring, pruning, "reconstruct" if fitted else "") if text)
 
 
-def lowrank_text(recipe: Recipe) -> str:
-    """Return the pass that stands for `max_macs` and `max_params`; empty without them.
+def budget_text(recipe: Recipe) -> str:
+    """Return the pass that stands for `max_macs` and `max_params`, by `shrink`; empty without them.
 
     Raises:
-        PipelineError: a pipeline that does not factor layers beside a budget.
+        PipelineError: a way without a budget, or a pipeline that does not shrink beside a budget.
     """
     budgets = {"macs": recipe.max_macs, "params": recipe.max_params}
     options = [f"{name}={share:g}" for name, share in budgets.items() if share is not None]
+    if not options and recipe.shrink is not None:
+        raise PipelineError(
+            "budget-missing",
+            f"shrink {recipe.shrink!r} says how to make the model smaller, but not how much",
+            "give --max-macs 0.5 or --max-params 0.5",
+        )
     if not options:
         return ""
-    if recipe.pipeline is not None and "lowrank" not in recipe.pipeline:
+    name, what = (
+        ("prune-channels", "cut channels") if recipe.shrink == "channels" else ("lowrank", "factor layers")
+    )
+    if recipe.pipeline is not None and name not in recipe.pipeline:
         raise PipelineError(
             "budget-pipeline",
-            "max_macs or max_params is asked for, and a pipeline is given that does not factor layers",
-            "write lowrank{macs=...} into the pipeline, or leave one of them out",
+            f"max_macs or max_params is asked for, and a pipeline is given that does not {what}",
+            f"write {name}{{macs=...}} into the pipeline, or leave one of them out",
         )
-    # Ranks by 8: half a vector of 16 floats costs little, and small nets reach their budgets.
-    return f"lowrank{{{' '.join(options)} round_to=8}}"
+    # Multiples of 8: half a vector of 16 floats costs little, and small nets reach their budgets.
+    options.append("round_to=8")
+    # Cut layers are fitted by the pass itself: what stands behind no longer knows their original outputs.
+    options += ["fit=false"] if recipe.shrink == "channels" and recipe.opt_level < 2 else []
+    return f"{name}{{{' '.join(options)}}}"
 
 
 def pruning_text(recipe: Recipe, *, has_calibration: bool) -> str:

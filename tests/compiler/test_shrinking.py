@@ -53,6 +53,34 @@ def test_a_budget_beside_a_pipeline_without_low_rank_is_refused() -> None:
         shrinking_text(recipe(max_macs=0.5, pipeline="quantize"), has_calibration=True)
 
 
+def test_channels_meet_the_budget_on_request() -> None:
+    asked = recipe(max_macs=0.5, shrink="channels")
+    assert shrinking_text(asked, has_calibration=True) == "prune-channels{macs=0.5 round_to=8}"
+    exact = asked.model_copy(update={"opt_level": 1})
+    assert shrinking_text(exact, has_calibration=True) == "prune-channels{macs=0.5 round_to=8 fit=false}"
+
+
+def test_a_way_to_shrink_without_a_budget_is_refused() -> None:
+    with pytest.raises(PipelineError, match="but not how much") as info:
+        shrinking_text(recipe(shrink="channels"), has_calibration=True)
+    assert info.value.reason == "budget-missing"
+
+
+def test_a_budget_by_channels_beside_a_pipeline_that_cuts_none_is_refused() -> None:
+    asked = recipe(max_params=0.5, shrink="channels", pipeline="lowrank{params=0.5}")
+    with pytest.raises(PipelineError, match="does not cut channels"):
+        shrinking_text(asked, has_calibration=True)
+
+
+@pytest.mark.parametrize(("budget", "share"), [("max_macs", 0.5), ("max_params", 0.6)])
+def test_a_model_of_fewer_channels_keeps_its_share(budget: str, share: float) -> None:
+    report = compile_recipe(recipe(shrink="channels", force=True, **{budget: share}), None).report
+    kept = report.compiled.macs, report.compiled.parameters
+    whole = report.original.macs, report.original.parameters
+    place = 0 if budget == "max_macs" else 1
+    assert kept[place] <= share * whole[place]
+
+
 @pytest.mark.parametrize("value", [0, -0.5, 1.5])
 def test_shares_out_of_range_are_refused(value: float) -> None:
     with pytest.raises(PipelineError):
