@@ -62,8 +62,8 @@ class Clock:
         return run
 
 
-def measure(case: Case, page: Page) -> None:
-    """Compile a case twice and add its row."""
+def measure(kind: str, case: Case, page: Page) -> None:
+    """Compile a case twice and add its row; `kind` is the precision of what comes out."""
     with tempfile.TemporaryDirectory(prefix="pared-bench-") as name:
         folder, clock = Path(name), Clock()
         with patch.dict(os.environ, {VARIABLE: str(folder / "cache")}):
@@ -75,7 +75,7 @@ def measure(case: Case, page: Page) -> None:
                 page.remark(f"{case.name}: {json.dumps(err.message)}")
                 return
     parts = [f"{clock.seconds.get(part, 0.0):.1f}" for part in ("kernels", "link")]
-    page.add(case.name, case.precision, clock.kernels, f"{cold:.1f}", *parts, f"{warm:.1f}")
+    page.add(case.name, kind, clock.kernels, f"{cold:.1f}", *parts, f"{warm:.1f}")
 
 
 def _compile(case: Case, folder: Path) -> float:
@@ -94,11 +94,11 @@ def main() -> None:
     if "PARED_DATA" not in os.environ:
         sys.exit("set PARED_DATA to the folder with the shared models")
     page = Page(Path("docs/results/native_compile_time.md"), "Compile time", ABOUT, HEADINGS)
-    with pinned(1):
+    with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
         for kind in given.kinds:
-            for case in cases(kind, Path(os.environ["PARED_DATA"])):
+            for case in cases(kind, Path(os.environ["PARED_DATA"]), Path(folder)):
                 if not given.only or case.name in given.only:
-                    measure(case, page)
+                    measure(kind, case, page)
 
 
 if __name__ == "__main__":
