@@ -19,6 +19,7 @@ from ..prune.statistics import parents_of, refuse_statistics
 from ..prune.weights import Weight, find_weights
 from ..quantize.bias_correct import add_to_bias, refuse_bias
 from ..quantize.pairs import bias_of
+from .activations import Width, least_noise, narrow_input, widen_input
 from .bases import Bases, alternating, in_bytes, residual
 from .emit import write_bases, write_bytes
 from .ends import end_layers
@@ -50,6 +51,11 @@ class Binarize:
         ends: the first and last layers: `int8` weights per channel, `keep` as they are, or `binary` like all.
         format: `bases`, or `int8`: the sum as integers of 8 bits (scales rounded to steps of 1/127 of their
             sum), for layers whose activations `quantize` makes integers.
+        activations: what binarized layers read: `float`; `binary`: signs around a threshold per channel
+            (XNOR-Net); `2bit`: four values, or three where inputs have both signs. Needs data and
+            `format=bases`; runs as popcounts in the engine `native`.
+        act_sqnr: layers whose outputs no weights could bring closer than this, in dB, on such inputs keep
+            float ones.
         damping: pull towards the weights as they are, relative to the mean power of the inputs.
         samples: calibration samples used at most.
     """
@@ -62,6 +68,8 @@ class Binarize:
     fit: Literal["auto", "residual", "als", "data"] = "auto"
     ends: Literal["int8", "keep", "binary"] = "int8"
     format: Literal["bases", "int8"] = "bases"
+    activations: Width = "float"
+    act_sqnr: float = 10.0
     damping: float = 0.01
     samples: int = 512
 
@@ -75,6 +83,12 @@ class Binarize:
                 "binarize-option",
                 f"binarize: damping must be above 0 and below 10, samples positive, got {self.damping:g} "
                 f"and {self.samples}",
+            )
+        if self.activations != "float" and (self.fit in ("residual", "als") or self.format == "int8"):
+            raise PipelineError(
+                "binarize-option",
+                f"binarize: activations={self.activations} needs fit=data and format=bases, got "
+                f"fit={self.fit} and format={self.format}",
             )
 
     def apply(self, model: ir.Model, ctx: Context) -> PassStats:
@@ -181,6 +195,8 @@ class Binarize:
     ) -> Iterator[tuple[Weight, list[Bases]]]:
         fewest = 0
         for level in levels_of(model, layers):
+            if self.activations != "float":
+                self._narrow(model, original, level, samples, ctx, stats)
             for layer, sums in paired_sums(model, original, level, samples, ctx):
                 ctx.check_cancelled()
                 groups, bias = self._fit_layer(layer, sums)
@@ -195,6 +211,29 @@ class Binarize:
                 f"binarize: {len(samples)} calibration samples are few, about {fewest} determine the "
                 "weights; the damping decides the rest"
             )
+
+    def _narrow(
+        self,
+        model: ir.Model,
+        original: ir.Model,
+        level: Sequence[FittedLayer],
+        samples: Samples,
+        ctx: Context,
+        stats: PassStats,
+    ) -> None:
+        """Give layers inputs of few bits, and those float ones again whose outputs these would spoil."""
+        before = {
+            layer: narrow_input(model, layer, sums, self.activations, samples, ctx)
+            for layer, sums in paired_sums(model, original, level, samples, ctx)
+        }
+        for layer, sums in paired_sums(model, original, level, samples, ctx):
+            best = least_noise(sums, self.damping)
+            if best < self.act_sqnr:
+                widen_input(layer, before[layer])
+                reason = f"inputs stay float: {self.activations} ones leave {best:.1f} dB at best"
+                stats.refused.append(Refusal(layer.weight.name, f"{reason}, act_sqnr={self.act_sqnr:g}"))
+            else:
+                stats.details["inputs_narrowed"] = int(stats.details.get("inputs_narrowed", 0)) + 1
 
     def _fit_layer(self, layer: FittedLayer, sums: Sums) -> tuple[list[Bases], Floats]:
         """Return bases per group and the bias `[out]` that goes with them."""
@@ -214,10 +253,11 @@ class Binarize:
     def _samples(self, ctx: Context) -> Samples | None:
         """Return the samples to fit to, None to fit the weights."""
         given = ctx.calibration if ctx.calibration is not None and len(ctx.calibration) else None
-        if self.fit == "data" and given is None:
+        if (self.fit == "data" or self.activations != "float") and given is None:
+            what = "fit=data" if self.fit == "data" else f"activations={self.activations}"
             raise DataError(
                 "calibration-missing",
-                "binarize: fit=data looks at the layers' outputs, and no calibration data were given",
+                f"binarize: {what} looks at the layers' outputs, and no calibration data were given",
                 "give --calib-data, or use fit=als",
             )
         return given.head(self.samples) if given is not None and self.fit in ("auto", "data") else None
@@ -288,7 +328,7 @@ class _Report:
         if not self.rows:
             return
         stats.attachments[REPORT] = json.dumps(self.rows, indent=1)
-        stats.details = {
+        stats.details |= {
             "layers_binarized": len(self.rows),
             "bits": self.options.bases * (2 if self.options.ternary else 1),
             "stored_bytes": sum(int(row["stored_bytes"]) for row in self.rows),

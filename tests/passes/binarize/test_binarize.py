@@ -176,14 +176,81 @@ def test_a_convnet_with_shared_structure_runs() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["bases=0", "bases=5", "bases=3 ternary=true", "damping=0", "samples=0", "fit=best", "ends=float", "x=1"],
+    [
+        "bases=0",
+        "bases=5",
+        "bases=3 ternary=true",
+        "damping=0",
+        "samples=0",
+        "fit=best",
+        "ends=float",
+        "x=1",
+        "activations=binary fit=als",
+        "activations=2bit format=int8",
+        "activations=4bit",
+    ],
 )
 def test_wrong_options_are_refused(text: str) -> None:
     with pytest.raises(PipelineError):
         parse_pipeline(f"binarize{{{text}}}", PASSES, MACROS)
 
 
-def test_fitting_to_data_without_data_is_refused() -> None:
+@pytest.mark.parametrize("text", ["fit=data", "activations=binary"])
+def test_fitting_to_data_without_data_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="no calibration data") as error:
-        run(mlp(0, DEEP), "binarize{fit=data}")
+        run(mlp(0, DEEP), f"binarize{{{text}}}")
     assert error.value.reason == "calibration-missing"
+
+
+# --- inputs of few bits ---
+
+
+def test_binary_inputs_are_signs_around_their_means() -> None:
+    model = mlp(0, DEEP)
+    data = samples(model, 256)
+    done = run(model, "binarize{activations=binary act_sqnr=0 ends=keep}", data)
+    x = {"x": np.concatenate([batch["x"] for batch in data.batches(64)])}
+    node = next(node for node in done.graph if node.name == "gemm2")
+    assert node.inputs[0] is not None
+    name = str(node.inputs[0].name)
+    seen, bits = evaluate(done, x, ["r0", name]).values()
+    np.testing.assert_array_equal(bits, np.where(seen - seen.mean(axis=0) >= 0, 1, -1))
+
+
+def test_two_bits_are_unsigned_behind_relu_and_ternary_elsewhere() -> None:
+    relu = mlp(0, DEEP)
+    done = run(relu, "binarize{activations=2bit act_sqnr=0 ends=keep}", samples(relu))
+    assert [n.attributes["signed"].as_int() for n in done.graph if n.op_type == "Quant"] == [0]
+    plain = graph(
+        "a = Gemm(x, u)\nb = Gemm(a, v)\ny = Gemm(b, w)",
+        {"x": ("n", 32)},
+        {"y": ("n", 32)},
+        {name: normal(i, 32, 32) for i, name in enumerate("uvw")},
+    )
+    done = run(plain, "binarize{activations=2bit act_sqnr=0 ends=keep}", samples(plain))
+    (quantizer,) = (n for n in done.graph if n.op_type == "Quant")
+    assert (quantizer.attributes["signed"].as_int(), quantizer.attributes["narrow"].as_int()) == (1, 1)
+
+
+def test_inputs_that_would_spoil_a_layer_stay_float_with_the_reason() -> None:
+    model = mlp(0, DEEP)
+    done, stats = ran(model, "binarize{activations=binary act_sqnr=60 ends=keep}", samples(model, 256))
+    assert ops(done).count("BipolarQuant") == 1
+    assert "Sub" not in ops(done)
+    assert any("inputs stay float: binary ones leave" in r.reason for r in stats.refused)
+
+
+def test_more_bits_of_inputs_come_closer() -> None:
+    model = mlp(0, DEEP)
+    data = samples(model, 256)
+    x = {"x": np.concatenate([batch["x"] for batch in data.batches(64)])}
+    want = evaluate(model, x)["y"]
+    errors = [
+        float(
+            np.square(
+                evaluate(run(model, f"binarize{{bases=2 {how} act_sqnr=0}}", data), x)["y"] - want
+            ).mean()
+        )
+        for how in ("activations=binary", "activations=2bit", "")
+    ]
+    assert errors == sorted(errors, reverse=True)
