@@ -35,7 +35,7 @@ IR_VERSION = 10
 _NEWEST_IR_VERSION = 13
 
 # Domains of our own operators; onnxruntime has no kernels for them, so they are expanded.
-OWN_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general")
+OWN_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "pared.ops")
 
 # Protobuf ends at 2 GiB; above this the weights go to files.
 _PROTO_LIMIT = 1 << 30

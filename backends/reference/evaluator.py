@@ -22,9 +22,22 @@ from ...compiler.blas import one_blas_thread
 from ...compiler.errors import DataError, ModelError, ParedError, UnsupportedOp, nearest
 from ...compiler.inputs import check_inputs
 from ...compiler.ir.pages import drop_pages, is_mapped
-from . import control, dense, integer, linear_quant, own_ops, padding, pooling, recurrent, resize, widened
+from . import (
+    blocks,
+    control,
+    dense,
+    integer,
+    linear_quant,
+    own_ops,
+    padding,
+    pooling,
+    recurrent,
+    resize,
+    widened,
+)
 from .base import REFERENCE_DOMAIN
 from .base import Array as Numbers
+from .blocks import use_block_products
 from .regions import use_integer_layers
 
 KERNELS: tuple[type[OpRun], ...] = (
@@ -51,6 +64,8 @@ KERNELS: tuple[type[OpRun], ...] = (
     own_ops.BipolarQuant,
     own_ops.Trunc,
     own_ops.MultiThreshold,
+    own_ops.DynamicBlockQuantize,
+    blocks.BlockProduct,
     integer.IntegerConv,
     integer.IntegerConvTranspose,
     integer.IntegerGemm,
@@ -176,12 +191,13 @@ class Evaluator:
         self.signature = _signature(model)
         copy = model.clone()
         use_integer_layers(copy)
+        use_block_products(copy)
         self.outputs = tuple(
             outputs if outputs is not None else (port.name for port in self.signature.outputs)
         )
         _check_outputs(copy, self.outputs)
         proto = _skeleton(copy, self.outputs)
-        opsets = {"": 21, **copy.graph.opset_imports, REFERENCE_DOMAIN: 1}
+        opsets = {"": 21, **copy.graph.opset_imports, REFERENCE_DOMAIN: 1, blocks.DOMAIN: 1}
         try:
             self._graph = _Graph(proto, opsets=opsets, new_ops=list(KERNELS))
         except RuntimeContextError as err:

@@ -322,6 +322,15 @@ def _gemm(node: Any, inputs: Inputs, out: Array, unit: float, norms: Norms) -> A
     )
 
 
+def _block_product(node: Any, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
+    """An engine may add up dequantized values in floats instead."""
+    a, b, bias = inputs[0], inputs[1], inputs[7]
+    assert a is not None, "a product without data"
+    assert b is not None, "a product without weights"
+    size = _product(a, b.T if node.transB else b, unit, norms, node.input)
+    return size if bias is None else np.asarray(size + unit * np.abs(bias.astype(np.float64)))
+
+
 def _recurrent(node: OpRun, inputs: Inputs, out: Array, unit: float, norms: Norms) -> Array:
     """Error of the gates' dot products, carried through all steps; states are of the order of 1."""
     x, w, r = inputs[:3]
@@ -343,6 +352,7 @@ SIZES: Mapping[str, Size] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transposed,
     "MatMul": _matmul,
+    "BlockProduct": _block_product,
     "Gemm": _gemm,
     "Einsum": _reduction,
     "ReduceSum": _reduction,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...compiler.ops.bipolar_quant import bipolar_quant
-from ...compiler.ops.common import FINN_DOMAIN, QONNX_DOMAIN
+from ...compiler.ops.common import FINN_DOMAIN, PARED_DOMAIN, QONNX_DOMAIN
+from ...compiler.ops.dynamic_blocks import LEVELS, block_steps
 from ...compiler.ops.multithreshold import multithreshold
 from ...compiler.ops.quant import quant
 from ...compiler.ops.trunc import trunc_by_scale, trunc_by_width
@@ -69,6 +70,17 @@ class Trunc(Kernel):
             return (trunc_by_width(x, scale, zero_point, in_bits, fourth, rounding_mode),)
         flags = (bool(signed), bool(narrow), rounding_mode)
         return (trunc_by_scale(x, scale, zero_point, fourth, out_bits, *flags),)
+
+
+class DynamicBlockQuantize(Kernel):
+    """int8 in blocks of the last axis."""
+
+    op_domain = PARED_DOMAIN
+
+    def _run(self, x: Array, block_size: int = 32) -> tuple[Array, Array]:
+        steps, scale = block_steps(x.astype(np.float32, copy=False), block_size)
+        whole = np.clip(np.rint(jittered(self, steps, 2 * LEVELS + 1)), -LEVELS, LEVELS)
+        return whole.astype(np.int8).reshape(x.shape), scale
 
 
 class MultiThreshold(Kernel):

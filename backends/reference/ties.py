@@ -12,9 +12,8 @@ from onnx.reference.op_run import OpRun
 from .base import REFERENCE_DOMAIN, Array, is_float
 from .evaluator import Hook
 
-_QUANTIZERS = frozenset(
-    ["QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant", "Trunc", "MultiThreshold"]
-)
+_MEASURING = frozenset(["DynamicQuantizeLinear", "DynamicBlockQuantize"])
+_QUANTIZERS = _MEASURING | {"QuantizeLinear", "Quant", "BipolarQuant", "Trunc", "MultiThreshold"}
 # Their results are the values that they are given, in another place, shape or type.
 _COPIES = frozenset(
     [
@@ -71,7 +70,7 @@ class Decisions:
 
 def _hold(node: OpRun, kept: Array, moved: Array) -> Array:
     """Return the recorded result; a scale that was measured on the data is no decision."""
-    measured = node.op_type == "DynamicQuantizeLinear" and is_float(np.asarray(moved))
+    measured = node.op_type in _MEASURING and is_float(np.asarray(moved))
     return moved if measured or kept.shape != moved.shape else kept
 
 

@@ -11,9 +11,15 @@ _WIDTHS = re.compile(r"w(?P<weights>\d+)(?:a(?P<activations>\d+))?")
 _BASES = re.compile(r"(?:b(?P<bases>[1-4])|ternary)(?P<activations>-?a8)?")
 SPELLINGS = (
     "fp32, int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8 (w<bits>a<bits>, 1-16 each), "
-    "b2 (weights as sums of 1-4 binary bases), b2a8, ternary, ternary-a8"
+    "w4a8-dynamic, w2a8-dynamic, b2 (weights as sums of 1-4 binary bases), b2a8, ternary, ternary-a8"
 )
-_NAMED = {"int8": "static", "int8-dynamic": "dynamic", "int8-datafree": "datafree"}
+_NAMED = {
+    "int8": (8, "static"),
+    "int8-dynamic": (8, "dynamic"),
+    "int8-datafree": (8, "datafree"),
+    "w4a8-dynamic": (4, "dynamic"),
+    "w2a8-dynamic": (2, "dynamic"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,8 @@ class Precision:
         weights: bits of weights.
         activations: bits of activations; None leaves them in float.
         ranges: where activation ranges come from: `static` calibration data, `dynamic` the values themselves
-            at run time, `datafree` the statistics in BatchNormalization nodes.
-        bases: binary bases that weights are sums of, all but those of the first and last layers; 0: none.
-        ternary: one basis of -1, 0 and 1 instead.
+            at run time (in blocks beside weights of few bits), `datafree` the statistics in
+            BatchNormalization nodes.
     """
 
     weights: int
@@ -50,7 +55,7 @@ def parse_precision(text: str | None) -> Precision | None:
     if text in (None, "fp32", "float", "float32"):
         return None
     if text in _NAMED:
-        return Precision(8, 8, _NAMED[text])
+        return Precision(_NAMED[text][0], 8, _NAMED[text][1])
     if (match := _BASES.fullmatch(text or "")) is not None:
         activations = 8 if match["activations"] else None
         return Precision(8, activations, bases=int(match["bases"] or 1), ternary=match["bases"] is None)
@@ -104,7 +109,7 @@ def _quantize(precision: Precision, level: int) -> str:
     if precision.activations is None:
         options.append("act=none")
     elif precision.ranges == "dynamic":
-        options.append("act=dynamic")
+        options += ["act=dynamic"] if precision.weights == 8 else ["act=dynamic", "weights=block"]
     elif precision.activations != 8:
         options.append(f"act_bits={precision.activations}")
     if level >= 3:

@@ -18,7 +18,7 @@ QOPERATORS = frozenset(
     }
 )  # fmt: skip
 
-_DOMAINS = frozenset({"", "ai.onnx.ml", "qonnx.custom_op.general", "finn.custom_op.general"})
+_DOMAINS = frozenset({"", "ai.onnx.ml", "qonnx.custom_op.general", "finn.custom_op.general", "pared.ops"})
 
 
 def schema_of(node: ir.Node, versions: dict[str, int]) -> onnx.defs.OpSchema | None:

@@ -1,23 +1,30 @@
-"""Operators that ONNX does not have: QONNX quantizers and FINN thresholds, one file per op."""
+"""Operators that ONNX does not have: QONNX quantizers, FINN thresholds, run-time blocks; one file per op."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
 from onnx.defs import OpSchema
 
-from . import bipolar_quant, multithreshold, quant, trunc
-from .common import FINN_DOMAIN, QONNX_DOMAIN, Expander
+from . import bipolar_quant, dynamic_blocks, multithreshold, quant, trunc
+from .common import FINN_DOMAIN, PARED_DOMAIN, QONNX_DOMAIN, Expander
 
-SCHEMAS: tuple[OpSchema, ...] = (quant.SCHEMA, bipolar_quant.SCHEMA, trunc.SCHEMA, multithreshold.SCHEMA)
+SCHEMAS: tuple[OpSchema, ...] = (
+    quant.SCHEMA,
+    bipolar_quant.SCHEMA,
+    trunc.SCHEMA,
+    multithreshold.SCHEMA,
+    dynamic_blocks.SCHEMA,
+)
 
-EXPANSIONS: Mapping[tuple[str, str], Callable[[ir.Node, Expander], ir.Value]] = {
+EXPANSIONS: Mapping[tuple[str, str], Callable[[ir.Node, Expander], ir.Value | Sequence[ir.Value]]] = {
     (QONNX_DOMAIN, "Quant"): quant.expand,
     (QONNX_DOMAIN, "BipolarQuant"): bipolar_quant.expand,
     (QONNX_DOMAIN, "Trunc"): trunc.expand,
     (FINN_DOMAIN, "MultiThreshold"): multithreshold.expand,
+    (PARED_DOMAIN, dynamic_blocks.OP): dynamic_blocks.expand,
 }
 
 # The QONNX opset has versions 1 and 2 (they differ in Trunc, which is told apart by its inputs).
@@ -51,7 +58,7 @@ def expand_custom_ops(model: ir.Model, wanted: Callable[[ir.Node], bool] | None 
     taken = set(_value_names(model))
     for node in nodes:
         _expand_node(node, taken)
-    for domain in (QONNX_DOMAIN, FINN_DOMAIN):
+    for domain in (QONNX_DOMAIN, FINN_DOMAIN, PARED_DOMAIN):
         if len(nodes) == len(every):
             model.graph.opset_imports.pop(domain, None)
     return len(nodes)
@@ -59,12 +66,13 @@ def expand_custom_ops(model: ir.Model, wanted: Callable[[ir.Node], bool] | None 
 
 def _expand_node(node: ir.Node, taken: set[str]) -> None:
     out = Expander(node, taken)
-    result = EXPANSIONS[(node.domain, node.op_type)](node, out)
-    graph, last = node.graph, result.producer()
+    found = EXPANSIONS[(node.domain, node.op_type)](node, out)
+    results = [found] if isinstance(found, ir.Value) else list(found)
+    graph, last = node.graph, results[0].producer()
     assert graph is not None, f"{node.op_type} {node.name!r} is in no graph"
     assert last is not None, f"the expansion of {node.op_type} made no node"
     last.name = node.name
-    ir.convenience.replace_nodes_and_values(graph, node, [node], out.nodes, node.outputs, [result])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], out.nodes, node.outputs, results)
 
 
 def _value_names(model: ir.Model) -> Iterator[str]:

@@ -15,6 +15,7 @@ AttributeValue = int | float | str | Sequence[int]
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 FINN_DOMAIN = "finn.custom_op.general"
+PARED_DOMAIN = "pared.ops"
 
 _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
 _NUMBERS = [*_FLOATS, *(f"tensor({sign}int{bits})" for sign in ("", "u") for bits in (8, 16, 32, 64))]

@@ -27,17 +27,18 @@ _CHUNK = 1 << 17  # weights quantized at a time
 def params_of(decision: Decision, array: Floats) -> QuantParams:
     """Return the numbers of a decision: those of the plan, or from the constant itself (blocks)."""
     if decision.scale is None or decision.zero_point is None:
-        return weight_params(array, decision.spec)
+        # So few levels that the largest value of a block should not decide what they are.
+        return weight_params(array, decision.spec, "mse" if decision.spec.bits == 2 else "minmax")
     shape = () if decision.spec.axis is None else (-1,)
     scale = np.asarray(decision.scale, np.float32).reshape(shape)
     return QuantParams(decision.spec, scale, np.asarray(decision.zero_point, np.int64).reshape(shape))
 
 
 def is_stored_as_integers(decision: Decision) -> bool:
-    """Say whether ONNX itself has the format: 8 bits, or 4 bits in blocks; else QONNX Quant carries it."""
+    """Say whether ONNX itself has the format: 8 bits, or in blocks; else QONNX Quant carries it."""
     if decision.spec.scheme is Scheme.BIPOLAR:
         return False
-    return decision.spec.bits == 8 or (decision.spec.bits == 4 and decision.spec.block_size > 0)
+    return decision.spec.bits == 8 or (decision.spec.bits in (2, 4) and decision.spec.block_size > 0)
 
 
 def quantize_weight(array: Floats, params: QuantParams) -> Integers:
@@ -104,7 +105,8 @@ class ConstantWriter:
         q = quantize_weight(array, params) if chosen is None else chosen.astype(container(decision.spec))
         base = str(source.name)
         if is_stored_as_integers(decision):
-            narrow = q.astype(ml_dtypes.int4) if decision.spec.bits == 4 else q
+            # Two bits lie in four: no onnxruntime reads the type INT2 yet.
+            narrow = q.astype(ml_dtypes.int4) if decision.spec.bits <= 4 else q
             stored = self._out.constant(narrow, f"{base}_int")
             result = self._out.dequantize(stored, params, stored, base, zero=zero)
         else:

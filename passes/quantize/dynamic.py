@@ -1,4 +1,4 @@
-"""Activations quantized at run time: DynamicQuantizeLinear and the integer operators of ONNX."""
+"""Activations quantized at run time: per tensor with the integer operators of ONNX, or in blocks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,59 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.ir import walk
+from ...compiler.ir.quant import QuantSpec
+from ...compiler.ops import dynamic_blocks
+from ...compiler.ops.common import PARED_DOMAIN
 from .emit import Emitter
 from .plan import Decision
 
 _INTEGER_FORM = {"MatMul": "MatMulInteger", "Gemm": "MatMulInteger", "Conv": "ConvInteger"}
+
+
+def refuse_blocks(node: ir.Node, spec: QuantSpec, sizes: tuple[int, ...]) -> str | None:
+    """Say why a node cannot have activations in blocks beside weights of this shape and format, or None."""
+    if node.op_type not in ("MatMul", "Gemm") or walk.is_constant(node.inputs[0]) or len(sizes) != 2:
+        return "blocks at run time need a product with a constant matrix on the right"
+    if node.op_type == "Gemm" and walk.int_attribute(node, "transA", 0):
+        return "blocks at run time need an untransposed left operand"
+    depth = sizes[spec.axis or 0]
+    if not spec.block_size or depth % spec.block_size:
+        return f"a sum of {depth} terms is not made of several whole blocks"
+    return None
+
+
+def write_blocks(out: Emitter, node: ir.Node, index: int, block: int) -> None:
+    """Let a node read its activation in int8 blocks, which every reader of the activation shares."""
+    x = node.inputs[index]
+    assert x is not None, f"{node.name} has no input"
+    node.replace_input_with(index, _made_blocks(x, block) or _new_blocks(out, x, block))
+
+
+def _made_blocks(x: ir.Value, block: int) -> ir.Value | None:
+    for user in walk.users(x):
+        if user.op_type == dynamic_blocks.OP and walk.int_attribute(user, "block_size", 0) == block:
+            return walk.users(user.outputs[0])[0].outputs[0]
+    return None
+
+
+def _new_blocks(out: Emitter, x: ir.Value, block: int) -> ir.Value:
+    out.graph.opset_imports[PARED_DOMAIN] = 1
+    name = out.fresh(f"{x.name}_blocks")
+    node = ir.node(
+        dynamic_blocks.OP, [x], {"block_size": block}, domain=PARED_DOMAIN, num_outputs=2, name=name
+    )
+    for value, dtype, part in zip(
+        node.outputs, (ir.DataType.INT8, ir.DataType.FLOAT), ("int", "scale"), strict=True
+    ):
+        value.name, value.type, value.shape = out.fresh(f"{x.name}_{part}"), ir.TensorType(dtype), _shape(x)
+    last = None if x.shape is None else x.shape[-1]
+    if x.shape is not None and isinstance(last, int):
+        node.outputs[1].shape = ir.Shape([*x.shape[:-1], last // block])
+    q, scale = node.outputs
+    attributes = {"axis": -1, "block_size": block}
+    real = out.node("DequantizeLinear", [q, scale], x, base=f"{x.name}_dq", attributes=attributes)
+    out.insert([q, real], x)
+    return real
 
 
 def refuse_dynamic(node: ir.Node, rank: int) -> str | None:

@@ -16,7 +16,7 @@ from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantParams
 from .biases import bias_add
 from .constants import ConstantWriter, Floats, Integers, params_of
-from .dynamic import write_dynamic
+from .dynamic import write_blocks, write_dynamic
 from .emit import Emitter
 from .plan import Decision, QuantPlan, Site
 
@@ -45,10 +45,20 @@ def apply_plan(
     _write_activations(out, plan, nodes, activations)
     _write_constants(constants, plan, nodes, dict(bias_shift or {}))
     for site, decision in plan.decisions.items():
-        if decision.dynamic:
+        if not decision.dynamic:
+            continue
+        if block := _block_of(plan, site):
+            write_blocks(out, nodes[site.node], _index(site), block)
+        else:
             write_dynamic(out, nodes[site.node], _index(site), decision)
     constants.finish()
     return len(plan)
+
+
+def _block_of(plan: QuantPlan, site: Site) -> int:
+    """Return the block size of the weights beside an activation; 0 without blocks."""
+    weight = plan.get(Site.read(site.node, 1))
+    return 0 if weight is None else weight.spec.block_size
 
 
 def _index(site: Site) -> int:

@@ -13,7 +13,7 @@ from ...compiler.ir import walk
 from ...compiler.ir.quant import QuantSpec
 from ...compiler.pass_api import Refusal
 from .biases import bias_add, bias_sites
-from .dynamic import refuse_dynamic
+from .dynamic import refuse_blocks, refuse_dynamic
 from .plan import Decision, QuantPlan, Role, Site
 from .rules import NEUTRAL, RULES, STAYS_FLOAT, Choice, Policy
 
@@ -38,17 +38,21 @@ def decide(graph: ir.Graph, policy: Policy, exclude: Sequence[str] = ()) -> Quan
     else:
         choices = {node: c for node, c in choices.items() if c.kind in ("compute", "table") and c.weights}
     if policy.act == "dynamic":
-        refusals += _keep_weights_only(choices)
+        refusals += _keep_weights_only(choices, policy.weights == "block")
     return QuantPlan(_decisions(choices, policy), tuple(refusals), tuple(notes))
 
 
-def _keep_weights_only(choices: dict[ir.Node, Choice]) -> list[Refusal]:
+def _keep_weights_only(choices: dict[ir.Node, Choice], in_blocks: bool) -> list[Refusal]:
     """Take the activations off nodes without an integer form for run-time ranges, in place."""
     refusals = []
     for node, choice in choices.items():
         weight = next((node.inputs[index] for index in choice.weights), None)
         tensor = None if weight is None else walk.constant_tensor(weight)
-        reason = refuse_dynamic(node, 0 if tensor is None else len(tensor.shape))
+        sizes = () if tensor is None else tuple(int(size) for size in tensor.shape.numpy())
+        if in_blocks:
+            reason = refuse_blocks(node, next(iter(choice.weights.values())), sizes)
+        else:
+            reason = refuse_dynamic(node, len(sizes))
         if choice.kind == "compute" and reason:
             choices[node] = dataclasses.replace(choice, activations=())
             refusals.append(Refusal(node.name or "", f"weights only: {reason}"))

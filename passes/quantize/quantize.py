@@ -38,7 +38,8 @@ class Quantize:
     Attributes:
         bits: width of weights, 1 to 16.
         act_bits: width of activations, 2 to 16.
-        act: `static` ranges from calibration data, `dynamic` ranges at run time, `none`: weights only.
+        act: `static` ranges from calibration data, `dynamic` ranges at run time (per tensor with 8 bits, per
+            block of activations with `weights=block`), `none`: weights only.
         weights: one scale per `tensor`, output `channel`, or `block` of `block_size` inputs; `auto`: per
             channel, but per tensor where that makes a small file smaller and costs no accuracy.
         block_size: see `weights`.
@@ -86,16 +87,23 @@ class Quantize:
         _between("act_bits", self.act_bits, 2, 16)
         if not 50.0 < self.percentile <= 100.0:
             raise PipelineError("quantize-option", f"percentile must be in (50, 100], got {self.percentile}")
-        if self.weights == "block" and (self.bits not in (4, 8) or self.block_size < 2):
+        if self.weights == "block" and (self.bits not in (2, 4, 8) or self.block_size < 2):
             raise PipelineError(
                 "quantize-option",
-                f"weights=block needs bits 4 or 8 and block_size >= 2, got {self.bits} and {self.block_size}",
+                f"weights=block needs bits 2, 4 or 8 and block_size >= 2, got {self.bits} and "
+                f"{self.block_size}",
             )
         if self.act == "dynamic" and (self.bits, self.act_bits, self.weights) not in _DYNAMIC:
             raise PipelineError(
                 "quantize-option",
-                "act=dynamic needs bits=8, act_bits=8 and weights=tensor or channel",
-                "onnx has run-time ranges for 8 bits only",
+                "act=dynamic needs act_bits=8, and bits=8 with weights=tensor or channel, or bits=4 or 2 "
+                "with weights=block",
+                "other widths have static ranges or float activations",
+            )
+        if self.act == "dynamic" and self.weights == "block" and self.block_size not in (32, 64, 128, 256):
+            raise PipelineError(
+                "quantize-option",
+                f"act=dynamic has blocks of 32, 64, 128 or 256, got {self.block_size}",
             )
         if not self.weight_symmetric and self.scale == "pow2":
             raise PipelineError("quantize-option", "scale=pow2 has symmetric weights by definition")
@@ -174,7 +182,7 @@ class Quantize:
         return plan, stats
 
 
-_DYNAMIC = frozenset({(8, 8, "tensor"), (8, 8, "channel"), (8, 8, "auto")})
+_DYNAMIC = frozenset({(8, 8, "tensor"), (8, 8, "channel"), (8, 8, "auto"), (4, 8, "block"), (2, 8, "block")})
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:

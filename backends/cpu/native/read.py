@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.ir.walk import int_attribute, ints_attribute, only_user
-from ....compiler.ops.common import float_attribute
+from ....compiler.ir.walk import int_attribute, ints_attribute, only_user, producer
+from ....compiler.ops import dynamic_blocks
+from ....compiler.ops.common import PARED_DOMAIN, float_attribute
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
 from .quantized import array_of, quant_of
 from .read_binary import with_bits
+from .read_blocks import in_blocks, run_time_blocks
 from .read_chain import FORMULAS, chain, either
 from .read_conv1d import over_one_axis
 from .read_lowbit import lowbit
@@ -268,6 +270,8 @@ def _own_quant(node: ir.Node) -> L.Quant:
 
 def _dequantize(reader: Reader, node: ir.Node) -> None:
     """Check the parameters; layers read what stands before it, or `Reader.real` converts."""
+    if producer(node.inputs[0], dynamic_blocks.OP, PARED_DOMAIN) is not None:
+        return  # read by products
     if reader.quantized(node.outputs[0]) is None:
         dtype = None if node.inputs[0] is None else node.inputs[0].dtype
         reason = quant_of(node, dtype)
@@ -288,11 +292,12 @@ RULES: Mapping[str, Rule] = {
     "DepthToSpace": depth_to_space,
     "DequantizeLinear": _dequantize,
     "Dropout": marked(_reshape),
+    dynamic_blocks.OP: run_time_blocks,
     "Expand": expand,
     "Flatten": marked(_reshape),
     "Gather": gather,
     "GRU": recurrent,
-    "Gemm": lowbit(gemm),
+    "Gemm": in_blocks(lowbit(gemm)),
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
     "Identity": marked(_reshape),
@@ -301,7 +306,7 @@ RULES: Mapping[str, Rule] = {
     "LayerNormalization": layer_norm,
     "LogSoftmax": softmax,
     "LpNormalization": lp_norm,
-    "MatMul": lowbit(matmul),
+    "MatMul": in_blocks(lowbit(matmul)),
     "MaxPool": _pool,
     "Mul": either(_affine, square),
     "Pad": pad,

@@ -58,7 +58,7 @@ def _layer(reader: Reader, node: ir.Node) -> LowbitDense | None:
     if params.spec.bits > 8 or not _worth(params.spec.bits, rows, prod(shape_of(weight, node))):
         return None
     bias = _bias(node)
-    found = _weights(weight, params, 0 if transposed else 1)
+    found = weights_in_codes(weight, params, 0 if transposed else 1)
     if found is None or bias is False:
         return None
     codes, scale, zero, block, bipolar, bits = found
@@ -96,7 +96,7 @@ def _bias(node: ir.Node) -> npt.NDArray[np.generic] | bool:
 _Found = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], "int | npt.NDArray[np.uint8]", int, bool, Bits]
 
 
-def _weights(value: ir.Value, params: QuantParams, channels: int) -> _Found | None:
+def weights_in_codes(value: ir.Value, params: QuantParams, channels: int) -> _Found | None:
     """Return codes [N, K], scales [N, blocks], zeros, block, whether codes are bipolar, and their bits."""
     spec, node = params.spec, value.producer()
     assert node is not None, "a view has a node behind it"

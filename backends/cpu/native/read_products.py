@@ -73,13 +73,13 @@ def matmul(reader: Reader, node: ir.Node) -> None:
     elif len(right) != 2:
         raise Refused(node, f"constant operand of shape {right}; needs a matrix")
     elif len(left) == 2 and is_image(reader, node):
-        last, bias = _biased(reader, node, right[1])
+        last, bias = biased(reader, node, right[1])
         _product(reader, _Product(node, 1, bias, last, L.Window((1, 1)), transposed=True))
     else:
         _rows(reader, node, right[1])
 
 
-def _biased(reader: Reader, node: ir.Node, columns: int) -> tuple[ir.Node, ir.Value | None]:
+def biased(reader: Reader, node: ir.Node, columns: int) -> tuple[ir.Node, ir.Value | None]:
     """Return the node that gives the product's result, and the bias that an Add behind it adds."""
     add = only_user(node.outputs[0])
     if add is None or add.op_type != "Add" or add.domain:
@@ -93,7 +93,7 @@ def _biased(reader: Reader, node: ir.Node, columns: int) -> tuple[ir.Node, ir.Va
 
 def _rows(reader: Reader, node: ir.Node, columns: int) -> None:
     """Read a product along the last axis of a tensor of any rank."""
-    last, bias = _biased(reader, node, columns)
+    last, bias = biased(reader, node, columns)
     if last is not node:
         reader.take(last)
     product = _Product(node, 1, bias, last, L.Window((1, 1)), transposed=True)

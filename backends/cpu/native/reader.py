@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ....compiler.errors import UnsupportedOp
 from ....compiler.ir.shapes import infer_shapes
 from ....compiler.ir.walk import node_label, only_user, producer, static_shape
-from ....compiler.ops import expand_custom_ops
+from ....compiler.ops import dynamic_blocks, expand_custom_ops
 from ....compiler.ops.constants import constant_expression
 from . import layers as L
 from .layers_binary import Unpack
@@ -28,7 +28,7 @@ Rule: TypeAlias = "Callable[[Reader, ir.Node], None]"
 
 
 # Operators of other domains that there may be rules for.
-OWN_OPS = ("BipolarQuant", "MultiThreshold", "Quant", "Trunc")
+OWN_OPS = ("BipolarQuant", "MultiThreshold", "Quant", "Trunc", dynamic_blocks.OP)
 
 
 class Refused(Exception):
@@ -46,7 +46,7 @@ def bind_batch(model: ir.Model, batch: int = 1) -> ir.Model:
         UnsupportedOp: another size is symbolic.
     """
     draft = model.clone()
-    expand_custom_ops(draft, lambda node: is_wide(node) and not is_product_weight(node))
+    expand_custom_ops(draft, _is_expanded)
     for value in draft.graph.inputs:
         sizes = list(value.shape or [])
         if sizes and not isinstance(sizes[0], int):
@@ -60,6 +60,11 @@ def bind_batch(model: ir.Model, batch: int = 1) -> ir.Model:
         value.shape = ir.Shape(sizes)
     infer_shapes(draft)
     return draft
+
+
+def _is_expanded(node: ir.Node) -> bool:
+    """Say whether an own operator is read as standard ones."""
+    return node.op_type != dynamic_blocks.OP and is_wide(node) and not is_product_weight(node)
 
 
 class Reader:

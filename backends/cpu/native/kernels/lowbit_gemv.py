@@ -1,6 +1,6 @@
 """Matrix product with weights of 4, 2 or 1 bits and one scale per block; activations become int8 on the fly.
 
-    y[m, n] = sum over blocks g of dot[m, n, g] * (w_scale[n, g] * x_scale[m, g])
+    y[m, n] = sum over blocks g of dot[m, n, g] * (w_scale[n, g] * x_scale[m, g]) [+ bias[n]]
     dot[m, n, g] = sum over k in g of w[n, k] * q[m, k]
 
 with w = stored - zero. Signs of one bit are stored as 0 and 2 with zero 1, so that all widths share one
@@ -49,6 +49,7 @@ class LowbitGemvSpec:
 
     Attributes:
         zero: what is added to a weight when it is stored: `bits` 4: 0..15, 2: 0..3, 1: always 1 (-1 and +1).
+        bias: one float32 per output is added at the end.
     """
 
     rows: int
@@ -57,6 +58,7 @@ class LowbitGemvSpec:
     bits: Bits
     block: int
     zero: int
+    bias: bool = False
 
     @property
     def stored_outputs(self) -> int:
@@ -105,13 +107,16 @@ def supports(spec: LowbitGemvSpec, isa: Isa) -> Verdict:
     return Verdict.yes()
 
 
-def pack(spec: LowbitGemvSpec, weight: Integers, scale: Floats) -> list[npt.NDArray[np.uint32]]:
-    """Lay out weights and scales as one stream.
+def pack(
+    spec: LowbitGemvSpec, weight: Integers, scale: Floats, bias: Floats | None = None
+) -> list[npt.NDArray[np.generic]]:
+    """Lay out weights and scales as one stream; the bias follows by itself.
 
     Args:
         spec: the product.
         weight: [outputs, depth] integers, `-zero .. 2^bits - 1 - zero`; for one bit -1 and +1.
         scale: [outputs, blocks] float32.
+        bias: [outputs] float32, where the product has one.
 
     Raises:
         ValueError: a weight is out of range.
@@ -131,11 +136,12 @@ def pack(spec: LowbitGemvSpec, weight: Integers, scale: Floats) -> list[npt.NDAr
     words = np.bitwise_or.reduce(split << shifts.astype(np.uint32), axis=(4, 5)).transpose(0, 2, 3, 1)
     last = scales.reshape(spec.tasks(), LANES, spec.blocks).transpose(0, 2, 1).copy().view(np.uint32)
     stream = np.concatenate([words, last[:, :, None]], axis=2)
-    return [np.ascontiguousarray(stream.reshape(spec.tasks(), spec.blocks, spec.words), np.uint32)]
+    flat = np.ascontiguousarray(stream.reshape(spec.tasks(), spec.blocks, spec.words), np.uint32)
+    return [flat] if bias is None else [flat, np.pad(np.asarray(bias, np.float32), (0, spare))]
 
 
 def build(spec: LowbitGemvSpec, isa: Isa) -> tvm.IRModule:
-    """Write the kernel: parameters q, x_scale, correction (of quantize_blocks), stream, y, begin, end."""
+    """Write the kernel: q, x_scale, correction (of quantize_blocks), stream[, bias], y, begin, end."""
     from .lowbit_tir import GemvWriter
 
     verdict = supports(spec, isa)

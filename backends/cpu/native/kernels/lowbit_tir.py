@@ -13,7 +13,7 @@ from ..isa import Isa
 from . import emit
 from .dot_int8 import dot_lanes
 from .lowbit_gemv import LANES, MAX_ROWS, LowbitGemvSpec
-from .quantize_blocks import QuantizeBlocksSpec
+from .quantize_blocks import SMALLEST, QuantizeBlocksSpec
 
 WIDE = "float32x16"
 
@@ -36,9 +36,10 @@ def quantizer(spec: QuantizeBlocksSpec) -> tvm.IRModule:
             size = emit.llvm("llvm.maxnum", WIDE, size, emit.llvm("llvm.fabs", WIDE, part(i)))
         largest = emit.llvm("llvm.vector.reduce.fmax", "float32", size)
         limit, nothing = FloatImm("float32", 127.0), FloatImm("float32", 0.0)
+        least = FloatImm("float32", SMALLEST)
         statements = [
             emit.store(scale, largest / limit, row, g),
-            emit.store(factor, Select(largest > nothing, limit / largest, nothing), 0),
+            emit.store(factor, Select(largest >= least, limit / largest, nothing), 0),
             emit.store(total, emit.splat(emit.const(0), LANES), 0, lanes=LANES),
         ]
         for i in parts:
@@ -68,12 +69,13 @@ class GemvWriter:
         self.x_scale = emit.parameter("x_scale", "float32", (spec.rows, spec.blocks))
         self.correction = emit.parameter("correction", "int32", (spec.rows, spec.blocks))
         self.stream = emit.parameter("stream", "uint32", (spec.tasks(), spec.blocks, spec.words))
+        self.bias = [emit.parameter("bias", "float32", (spec.stored_outputs,))] if spec.bias else []
         self.y = emit.parameter("y", "float32", (spec.rows, spec.stored_outputs))
         self.sums = [emit.register(f"sum{i}", "float32", LANES) for i in range(min(spec.rows, MAX_ROWS))]
 
     def module(self) -> tvm.IRModule:
         """Write the loop over blocks of 16 outputs."""
-        parameters = [self.q, self.x_scale, self.correction, self.stream, self.y]
+        parameters = [self.q, self.x_scale, self.correction, self.stream, *self.bias, self.y]
         return emit.module(parameters, lambda begin, end: [emit.loop("task", begin, end - begin, self._task)])
 
     def _task(self, task: Expr) -> list[Stmt]:
@@ -92,6 +94,8 @@ class GemvWriter:
         statements.append(emit.loop("g", 0, self.spec.blocks, lambda g: self._block(task, g, first, rows)))
         for i in range(rows):
             total = emit.load(self.sums[i], 0, lanes=LANES)
+            for bias in self.bias:
+                total = total + emit.load(bias, task * LANES, lanes=LANES)
             statements.append(emit.store(self.y, total, first + i, task * LANES, lanes=LANES))
         return statements
 

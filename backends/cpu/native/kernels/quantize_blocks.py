@@ -2,7 +2,8 @@
 
 Per block of `block` values x, all in float32, one rounding per operator:
 
-    largest = max |x|; scale = largest / 127; q = round_half_even(x * (127 / largest)), 0 where largest is 0
+    largest = max |x|; scale = largest / 127
+    q = round_half_even(x * (127 / largest)), 0 where largest is below 2^-100
     correction = -zero * sum(q)
 
 `correction` is what an accumulator over the block starts with when weights are stored as `w + zero`.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..isa import Isa
 
 LANES = 16
+SMALLEST = 2.0**-100
 
 
 @dataclass(frozen=True)
