@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Connection, Conv, Dense, Integers, Ladder, Layer, MaxPool, OneToOne, Reals, Shape, SumPool
+from .bounds import bounds
+from .graph import Connection, Ladder, Layer, MaxPool, Reals, Shape
 from .ladders import Quantizer, Sums, integer_ladder, real_ladder, term_error
 from .operands import Refused
 from .terms import Real, Sum
@@ -79,10 +80,10 @@ class Closer:
 
     def _add(self, total: Sum, name: str, ladder: Ladder | None, scale: Reals, sums: Sums, zero: int) -> str:
         offset = total.offset if ladder is None else np.zeros(1)
-        bounds = int(sums.low.min()), int(sums.high.max())
+        reach = int(sums.low.min()), int(sums.high.max())
         layer = Layer(
             name, total.shape, total.connections, total.bias, ladder, np.asarray(scale, np.float64), offset,
-            bounds, total.nodes, zero,
+            reach, total.nodes, zero,
         )  # fmt: skip
         self._keep(layer)
         return name
@@ -95,10 +96,8 @@ class Closer:
 
     def _sums(self, total: Sum, node: ir.Node) -> Sums:
         channels = total.shape[0]
-        low, high = total.bias + np.zeros(channels, np.int64), total.bias + np.zeros(channels, np.int64)
-        for connection in total.connections:
-            least, most = self._reach(connection, channels)
-            low, high = low + least, high + most
+        sources = [(self.range(c.source), self.shape(c.source)) for c in total.connections]
+        low, high = bounds(total.connections, sources, total.bias, channels)
         limit = _VALUE_LIMIT if total.values else _ACCUMULATOR_LIMIT
         if -int(low.min()) > limit or int(high.max()) > limit:
             reach, bits = f"{low.min()} to {high.max()}", limit.bit_length() + 1
@@ -106,23 +105,3 @@ class Closer:
         terms = np.maximum(high - total.bias, total.bias - low) + np.abs(total.bias)
         error = np.zeros(channels) if total.values else term_error(terms, total.unit)
         return Sums(low, high, total.unit, total.offset, error, total.divisor)
-
-    def _reach(self, connection: Connection, channels: int) -> tuple[Integers, Integers]:
-        """Return the least and the largest sum over any of a connection's synapses, per channel."""
-        low, high = self.range(connection.source)
-        if connection.values is not None:
-            low, high = int(connection.values.min()), int(connection.values.max())
-        low, high = min(low, 0), max(high, 0)
-        synapses = connection.synapses
-        if isinstance(synapses, Dense | Conv):
-            w = synapses.weights.reshape(channels, -1).astype(np.int64)
-            up, down = np.maximum(w, 0).sum(1), np.minimum(w, 0).sum(1)
-            return up * low + down * high, up * high + down * low
-        if isinstance(synapses, SumPool):
-            taps = synapses.window.kernel[0] * synapses.window.kernel[1]
-            return np.full(channels, low * taps), np.full(channels, high * taps)
-        least, most = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-        first = synapses.first if isinstance(synapses, OneToOne) else 0
-        last = first + self.shape(connection.source)[0]
-        least[first:last], most[first:last] = low, high
-        return least, most

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from ...compiler.backend import Array, Arrays, Port, Signature
-from ...compiler.errors import ArtifactError
+from ...compiler.errors import ArtifactError, TargetError
 from ...compiler.inputs import InputChecker
-from .graph import EventGraph
+from ...compiler.machine import find_machine
+from .build import LIBRARY
+from .graph import EventGraph, Integers
+from .native import NativeGraph, Unfit
 from .pack import FILE, unpack
-from .simulate import graded, reals
+from .simulate import encode, graded, reals
 
 
 class EventExecutable:
-    """A loaded event graph."""
+    """A loaded event graph: by the kernels where they take it, else in NumPy."""
 
-    def __init__(self, graph: EventGraph) -> None:
-        self._graph: EventGraph | None = graph
+    def __init__(self, graph: EventGraph, native: NativeGraph | None) -> None:
+        self.graph = graph
+        self.native = native
+        self._open = True
         self._signature = signature_of(graph)
         self._check = InputChecker(self._signature)
 
@@ -28,23 +35,52 @@ class EventExecutable:
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Run once; raises `DataError` naming the input on a wrong name, shape or dtype."""
-        if self._graph is None:
+        if not self._open:
             raise ArtifactError("artifact-closed", "the model was closed", "load it again")
-        return reals(self._graph, graded(self._graph, self._check(inputs)))
+        return reals(self.graph, self._integers(self._check(inputs)))
 
     def close(self) -> None:
         """Free the weights; later calls of `run` raise."""
-        self._graph = None
+        self._open, self.native = False, None
+
+    def _integers(self, inputs: Arrays) -> Mapping[str, Integers]:
+        native = self.native
+        if any(len(array) == 0 for array in inputs.values()):
+            names = {output.layer for output in self.graph.outputs}
+            return {name: np.zeros((0, *self.graph.layer(name).shape), np.int64) for name in names}
+        if native is None:
+            return graded(self.graph, inputs)
+        counts = {e.population: encode(e, inputs[e.name]) for e in self.graph.inputs}
+        return native.run(counts)
 
 
 def load(folder: Path, options: Mapping[str, object]) -> EventExecutable:
-    """Load the payload from an artifact's folder; raises `ArtifactError` when it is missing or damaged."""
-    return EventExecutable(unpack(folder / FILE))
+    """Load the payload from an artifact's folder.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+        TargetError: `cpu-feature-missing`, naming what this CPU lacks.
+    """
+    graph, library = unpack(folder / FILE), folder / LIBRARY
+    if not library.is_file():
+        return EventExecutable(graph, None)
+    have = find_machine().cpu_features
+    missing = [name for name in str(options.get("features", "")).split() if name not in have]
+    if missing:
+        raise TargetError(
+            "cpu-feature-missing",
+            f"{folder} needs {', '.join(missing)}, which this CPU lacks",
+            "compile it for target event-cpu on this machine",
+        )
+    try:
+        return EventExecutable(graph, NativeGraph(graph, library))
+    except Unfit:
+        return EventExecutable(graph, None)
 
 
 def signature_of(graph: EventGraph) -> Signature:
     """Return inputs and outputs with an open batch."""
     return Signature(
-        tuple(Port(entry.name, entry.dtype, ("batch", *entry.shape)) for entry in graph.inputs),
+        tuple(Port(entry.name, entry.dtype, ("batch", *entry.fed)) for entry in graph.inputs),
         tuple(Port(output.name, output.dtype, ("batch", *output.shape)) for output in graph.outputs),
     )

@@ -138,7 +138,7 @@ class Ladder:
     @property
     def high(self) -> int:
         """Return the largest count."""
-        return self.low + self.thresholds.shape[1]
+        return self.low + int(self.thresholds.shape[1])
 
 
 # A threshold beyond every accumulator.
@@ -158,6 +158,7 @@ class Input:
         low, high: range of the counts.
         dtype: ONNX spelling of what is fed.
         by_quant: the quantizer is QONNX's, which adds the zero point before it rounds.
+        fed: shape of the graph's input without the batch, where the model flattens it before it quantizes.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Input:
     high: int
     dtype: str = "FLOAT"
     by_quant: bool = False
+    fed: Shape = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +204,8 @@ class Layer:
     @property
     def channels(self) -> int:
         """Return how many output channels it has; of a vector, its size."""
-        return int(self.shape[0])
+        size: int = self.shape[0]
+        return size
 
     @property
     def accumulator_bits(self) -> int:

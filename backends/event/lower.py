@@ -15,6 +15,7 @@ from ...compiler.errors import ModelError
 from ...compiler.ir.compact import compact
 from ...compiler.ir.export import to_bytes
 from ...compiler.ops import expand_custom_ops
+from .build import LIBRARY, build, features_of
 from .graph import EventGraph, Integers, Layer
 from .pack import FILE, pack
 from .read import read
@@ -43,7 +44,13 @@ def lower(model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload
     names = json.dumps(compact(plain), indent=0) + "\n"
     report = json.dumps(describe(graph, seen), indent=1) + "\n"
     files = {FILE: pack(graph), "model.onnx": to_bytes(plain)}
-    return Payload(engine, files, {}, {_NAMES: names, REPORT: report}, notes=notes(graph))
+    features = features_of(target)
+    library = build(features)
+    slow = () if library is not None else ("no C compiler is here: NumPy runs the layers, slowly",)
+    if library is not None:
+        files[LIBRARY] = library
+    options = {"features": " ".join(features)}
+    return Payload(engine, files, options, {_NAMES: names, REPORT: report}, notes=(*notes(graph), *slow))
 
 
 def _observe(graph: EventGraph, ctx: Context) -> Counts | None:

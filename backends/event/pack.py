@@ -44,13 +44,13 @@ def unpack(path: Path) -> G.EventGraph:
         ArtifactError: missing, damaged or of another version.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes().decode())
         if header["version"] != _VERSION:
             raise ValueError(f"version {header['version']}, this pared reads {_VERSION}")
         return cast(G.EventGraph, _decode(header["graph"], arrays))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as err:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as err:
         raise ArtifactError("artifact-events", f"cannot read {path}: {err}", "compile it again") from err
 
 

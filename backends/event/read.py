@@ -33,7 +33,8 @@ class Reader:
         self._moving = set(model.graph.inputs)
         for value in model.graph.inputs:
             dtype = value.dtype.name if value.dtype is not None else "FLOAT"
-            self.terms[value] = Raw(value.name or "", sample_shape(value), dtype)
+            shape = sample_shape(value)
+            self.terms[value] = Raw(value.name or "", shape, dtype, shape)
 
     def visit(self, node: ir.Node, rules: Mapping[tuple[str, str], Rule]) -> None:
         """Read a node unless it is constant; raises `Refused`."""
@@ -78,7 +79,7 @@ class Reader:
         """Quantize a graph's input; returns the population."""
         entry = Input(
             raw.name, name, raw.shape, scale, quantizer.zero, quantizer.low, quantizer.high, raw.dtype,
-            quantizer.by_quant,
+            quantizer.by_quant, raw.fed,
         )  # fmt: skip
         self._inputs[name] = entry
         self.closer.add_population(name, raw.shape, (quantizer.low, quantizer.high))

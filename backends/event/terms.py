@@ -15,11 +15,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Raw:
-    """An input of the graph, not quantized yet."""
+    """An input of the graph, not quantized yet; `fed` is its own shape, `shape` the view of it."""
 
     name: str
     shape: Shape
     dtype: str
+    fed: Shape
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,234 @@
+// --- products by events ----------------------------------------------------------------------------
+
+static int64_t count_active(const Layer *l) {
+    int64_t size = (int64_t)l->in_h * l->in_w * l->in_pitch, found = 0;
+    if (l->wide_in) {
+        const int16_t *x = l->source;
+        for (int64_t i = 0; i < size; i++) found += x[i] != 0;
+    } else {
+        const uint8_t *x = l->source;
+        int64_t i = 0;
+#if VNNI
+        for (; i + 64 <= size; i += 64)
+            found += __builtin_popcountll(_mm512_test_epi8_mask(_mm512_loadu_si512(x + i), _mm512_set1_epi8(-1)));
+#endif
+        for (; i < size; i++) found += x[i] != 0;
+    }
+    return found;
+}
+
+// Lists the active channels of every pixel.
+static void list_events(const Layer *l, Scratch *s) {
+    int32_t pixels = l->in_h * l->in_w, n = 0;
+    for (int32_t p = 0; p < pixels; p++) {
+        s->start[p] = n;
+        int32_t c = 0;
+        if (l->wide_in) {
+            const int16_t *x = (const int16_t *)l->source + (int64_t)p * l->in_pitch;
+            for (; c < l->in_c; c++)
+                if (x[c]) s->channel[n] = c, s->wide_payload[n++] = x[c];
+            continue;
+        }
+        const uint8_t *x = (const uint8_t *)l->source + (int64_t)p * l->in_pitch;
+#if VNNI
+        for (; c < l->in_c; c += 64) {
+            __mmask64 inside = l->in_c - c >= 64 ? ~0ULL : (1ULL << (l->in_c - c)) - 1;
+            __m512i v = _mm512_maskz_loadu_epi8(inside, x + c);
+            uint64_t mask = _mm512_test_epi8_mask(v, v);
+            for (; mask; mask &= mask - 1) {
+                int32_t at = c + (int32_t)__builtin_ctzll(mask);
+                s->channel[n] = at, s->payload[n++] = x[at];
+            }
+        }
+#else
+        for (; c < l->in_c; c++)
+            if (x[c]) s->channel[n] = c, s->payload[n++] = x[c];
+#endif
+    }
+    s->start[pixels] = n;
+}
+
+// Collects what lies under the window of an output pixel; returns how many.
+static int32_t collect(const Layer *l, Scratch *s, int32_t oy, int32_t ox) {
+    int32_t n = 0;
+    for (int32_t ky = 0; ky < l->kh; ky++) {
+        int32_t y = oy * l->sh - l->top + ky * l->dh;
+        if (y < 0 || y >= l->in_h) continue;
+        for (int32_t kx = 0; kx < l->kw; kx++) {
+            int32_t x = ox * l->sw - l->left + kx * l->dw;
+            if (x < 0 || x >= l->in_w) continue;
+            int32_t p = y * l->in_w + x, base = (ky * l->kw + kx) * l->in_c;
+            for (int32_t e = s->start[p]; e < s->start[p + 1]; e++, n++) {
+                s->offset[n] = base + s->channel[e];
+                if (l->wide_in) s->wide_taken[n] = s->wide_payload[e];
+                else s->taken[n] = s->payload[e];
+            }
+        }
+    }
+    return n;
+}
+
+static void rows_scalar(const Layer *l, const Scratch *s, const int8_t *w, int32_t n, int32_t *total) {
+    for (int32_t e = 0; e < n; e++) {
+        const int8_t *row = w + (int64_t)s->offset[e] * BLOCK;
+        int32_t q = l->wide_in ? s->wide_taken[e] : s->taken[e];
+        for (int32_t c = 0; c < BLOCK; c++) total[c] += q * row[c];
+    }
+}
+
+// Weight rows of VNNI builds hold output 16 m + 4 j + e at 16 j + 4 m + e, so that interleaving restores it.
+static void unpermute(const int32_t *from, int32_t *to, const int32_t *bias) {
+    for (int32_t j = 0; j < 4; j++)
+        for (int32_t m = 0; m < 4; m++)
+            for (int32_t e = 0; e < 4; e++)
+                to[16 * m + 4 * j + e] = from[VNNI ? 16 * j + 4 * m + e : 16 * m + 4 * j + e];
+    for (int32_t c = 0; c < BLOCK; c++) to[c] += bias[c];
+}
+
+#if VNNI
+static void rows_vnni(const Scratch *s, const int8_t *w, int32_t n, const int32_t *bias, int32_t *total) {
+    __m512i a0 = _mm512_loadu_si512(bias), a1 = _mm512_loadu_si512(bias + 16);
+    __m512i a2 = _mm512_loadu_si512(bias + 32), a3 = _mm512_loadu_si512(bias + 48);
+    for (int32_t e = 0; e < n; e += 4) {
+        __m512i r0 = _mm512_loadu_si512(w + (int64_t)s->offset[e] * BLOCK);
+        __m512i r1 = _mm512_loadu_si512(w + (int64_t)s->offset[e + 1] * BLOCK);
+        __m512i r2 = _mm512_loadu_si512(w + (int64_t)s->offset[e + 2] * BLOCK);
+        __m512i r3 = _mm512_loadu_si512(w + (int64_t)s->offset[e + 3] * BLOCK);
+        __m512i l01 = _mm512_unpacklo_epi8(r0, r1), h01 = _mm512_unpackhi_epi8(r0, r1);
+        __m512i l23 = _mm512_unpacklo_epi8(r2, r3), h23 = _mm512_unpackhi_epi8(r2, r3);
+        int32_t word;
+        memcpy(&word, s->taken + e, 4);
+        __m512i q = _mm512_set1_epi32(word);
+        a0 = _mm512_dpbusd_epi32(a0, q, _mm512_unpacklo_epi16(l01, l23));
+        a1 = _mm512_dpbusd_epi32(a1, q, _mm512_unpackhi_epi16(l01, l23));
+        a2 = _mm512_dpbusd_epi32(a2, q, _mm512_unpacklo_epi16(h01, h23));
+        a3 = _mm512_dpbusd_epi32(a3, q, _mm512_unpackhi_epi16(h01, h23));
+    }
+    _mm512_storeu_si512(total, a0), _mm512_storeu_si512(total + 16, a1);
+    _mm512_storeu_si512(total + 32, a2), _mm512_storeu_si512(total + 48, a3);
+}
+#endif
+
+static void product_events(const Layer *l, Scratch *s) {
+    int64_t inputs = (int64_t)l->kh * l->kw * l->in_c;
+    list_events(l, s);
+    for (int32_t oy = 0; oy < l->out_h; oy++)
+        for (int32_t ox = 0; ox < l->out_w; ox++) {
+            int32_t n = collect(l, s, oy, ox);
+            for (int32_t i = n; i < n + 4; i++) s->offset[i] = 0, s->taken[i] = 0;
+            for (int32_t first = 0; first < l->out_c; first += BLOCK) {
+                const int8_t *w = l->weights + (first / BLOCK) * inputs * BLOCK;
+                int32_t total[BLOCK];
+#if VNNI
+                if (!l->wide_in) {
+                    rows_vnni(s, w, n, l->bias + first, total);
+                    close_block(l, total, (int64_t)oy * l->out_w + ox, first);
+                    continue;
+                }
+#endif
+                int32_t mixed[BLOCK] = {0};
+                rows_scalar(l, s, w, n, mixed);
+                unpermute(mixed, total, l->bias + first);
+                close_block(l, total, (int64_t)oy * l->out_w + ox, first);
+            }
+        }
+}
+
+// --- dense products: weights [block][tap][channels / 4][64][4] -------------------------------------
+
+#if VNNI
+static const uint8_t *under(const Layer *l, const Scratch *s, int32_t oy, int32_t ox, int32_t ky, int32_t kx) {
+    int32_t y = oy * l->sh - l->top + ky * l->dh, x = ox * l->sw - l->left + kx * l->dw;
+    if (ox >= l->out_w || y < 0 || y >= l->in_h || x < 0 || x >= l->in_w) return s->zeros;
+    return (const uint8_t *)l->source + ((int64_t)y * l->in_w + x) * l->in_pitch;
+}
+
+static __m512i spread(const uint8_t *x) {
+    int32_t word;
+    memcpy(&word, x, 4);
+    return _mm512_set1_epi32(word);
+}
+
+static void dense_pixels(const Layer *l, const Scratch *s, int32_t oy, int32_t ox, int32_t first) {
+    int32_t fours = l->in_pitch / 4;
+    const int8_t *w = l->quads + (int64_t)(first / BLOCK) * l->kh * l->kw * fours * 4 * BLOCK;
+    __m512i a[4][4];
+    for (int m = 0; m < 4; m++)
+        for (int p = 0; p < 4; p++) a[p][m] = _mm512_loadu_si512(l->bias + first + 16 * m);
+    for (int32_t ky = 0; ky < l->kh; ky++)
+        for (int32_t kx = 0; kx < l->kw; kx++) {
+            const uint8_t *x0 = under(l, s, oy, ox, ky, kx), *x1 = under(l, s, oy, ox + 1, ky, kx);
+            const uint8_t *x2 = under(l, s, oy, ox + 2, ky, kx), *x3 = under(l, s, oy, ox + 3, ky, kx);
+            for (int32_t i = 0; i < fours; i++, w += 4 * BLOCK) {
+                __m512i q0 = spread(x0 + 4 * i), q1 = spread(x1 + 4 * i);
+                __m512i q2 = spread(x2 + 4 * i), q3 = spread(x3 + 4 * i);
+#pragma GCC unroll 4
+                for (int m = 0; m < 4; m++) {
+                    __m512i v = _mm512_loadu_si512(w + BLOCK * m);
+                    a[0][m] = _mm512_dpbusd_epi32(a[0][m], q0, v);
+                    a[1][m] = _mm512_dpbusd_epi32(a[1][m], q1, v);
+                    a[2][m] = _mm512_dpbusd_epi32(a[2][m], q2, v);
+                    a[3][m] = _mm512_dpbusd_epi32(a[3][m], q3, v);
+                }
+            }
+        }
+    for (int p = 0; p < 4 && ox + p < l->out_w; p++) {
+        int32_t total[BLOCK];
+        for (int m = 0; m < 4; m++) _mm512_storeu_si512(total + 16 * m, a[p][m]);
+        close_block(l, total, (int64_t)oy * l->out_w + ox + p, first);
+    }
+}
+
+static void dense_vector(const Layer *l, int32_t first) {
+    int32_t fours = l->in_pitch / 4, i = 0;
+    const uint8_t *x = l->source;
+    const int8_t *w = l->quads + (int64_t)(first / BLOCK) * fours * 4 * BLOCK;
+    __m512i a[4], b[4];
+    for (int m = 0; m < 4; m++) {
+        a[m] = _mm512_loadu_si512(l->bias + first + 16 * m);
+        b[m] = _mm512_setzero_si512();
+    }
+    for (; i + 2 <= fours; i += 2, w += 8 * BLOCK) {
+        __m512i q = spread(x + 4 * i), r = spread(x + 4 * i + 4);
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) {
+            a[m] = _mm512_dpbusd_epi32(a[m], q, _mm512_loadu_si512(w + BLOCK * m));
+            b[m] = _mm512_dpbusd_epi32(b[m], r, _mm512_loadu_si512(w + BLOCK * (m + 4)));
+        }
+    }
+    if (i < fours)
+        for (int m = 0; m < 4; m++)
+            a[m] = _mm512_dpbusd_epi32(a[m], spread(x + 4 * i), _mm512_loadu_si512(w + BLOCK * m));
+    int32_t total[BLOCK];
+    for (int m = 0; m < 4; m++) _mm512_storeu_si512(total + 16 * m, _mm512_add_epi32(a[m], b[m]));
+    close_block(l, total, 0, first);
+}
+
+static void product_dense(const Layer *l, const Scratch *s) {
+    int one = l->out_h * l->out_w == 1 && l->kh * l->kw == 1;
+    for (int32_t first = 0; first < l->out_c; first += BLOCK) {
+        if (one) {
+            dense_vector(l, first);
+            continue;
+        }
+        for (int32_t oy = 0; oy < l->out_h; oy++)
+            for (int32_t ox = 0; ox < l->out_w; ox += 4) dense_pixels(l, s, oy, ox, first);
+    }
+}
+#endif
+
+static void product(Layer *l, Scratch *s) {
+    int64_t size = (int64_t)l->in_h * l->in_w * l->in_c;
+    l->active = count_active(l);
+    l->ran_events = 1;
+#if VNNI
+    int dense = l->mode == DENSE || (l->mode == AUTO && (float)l->active > l->break_even * (float)size);
+    if (l->quads && dense) {
+        l->ran_events = 0;
+        product_dense(l, s);
+        return;
+    }
+#endif
+    (void)size;
+    product_events(l, s);
+}

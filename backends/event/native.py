@@ -1,0 +1,297 @@
+"""Runs event graphs by the C kernels: places populations and weights as they want them, through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...compiler.backend import Array
+from ...compiler.errors import ArtifactError
+from .bounds import layer_bounds
+from .graph import Conv, Dense, EventGraph, Integers, Layer, MaxPool, OneToOne, SumPool, Window
+from .layout import BLOCK, Place, depthwise_rows, quads, rows_of, weights_by_tap
+from .requant import formula
+
+# Shares of active inputs beyond which the dense form is faster, measured: see docs/results/event.md.
+BREAK_EVEN_IMAGE = 0.30
+BREAK_EVEN_VECTOR = 0.45
+
+_PRODUCT, _DEPTHWISE, _SUM_POOL, _MAX_POOL, _TABLE, _TABLE2 = range(6)
+MODES = {"auto": 0, "dense": 1, "events": 2}
+
+
+class Unfit(Exception):
+    """The kernels do not take a layer; NumPy runs the graph then."""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in (
+            "kind", "wide_in", "wide_out", "readout",
+            "in_h", "in_w", "in_c", "in_pitch", "in_low",
+            "out_h", "out_w", "out_c", "out_pitch", "first",
+            "kh", "kw", "sh", "sw", "top", "left", "dh", "dw",
+            "low", "levels", "rows", "formula",
+            "mode", "levels2", "in_low2", "wide_in2",
+        )),
+        ("break_even", ctypes.c_float),
+        ("reserved", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in (
+            "source", "source2", "target", "weights", "quads", "bias", "factor", "shift", "thresholds",
+            "values", "table",
+        )),
+        ("active", ctypes.c_int64),
+        ("ran_events", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class _Scratch(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "start", "channel", "offset", "payload", "taken", "wide_payload", "wide_taken", "zeros",
+        )
+    )  # fmt: skip
+
+
+class NativeGraph:
+    """An event graph ready for the kernels; runs samples one by one."""
+
+    def __init__(self, graph: EventGraph, library: Path, mode: str = "auto") -> None:
+        """Place everything.
+
+        Args:
+            graph: to run.
+            library: of kernels, see `build`.
+            mode: `auto` chooses per layer by activity, `dense` and `events` force one form.
+
+        Raises:
+            Unfit: the kernels do not take a layer.
+            ArtifactError: the library cannot be loaded.
+        """
+        self._graph = graph
+        self._c = _open(library)
+        self._permuted = bool(self._c.pared_event_permuted())
+        self._mode = MODES[mode]
+        self._kept: list[Array] = []
+        self._places: dict[str, Place] = {}
+        self._layers: list[_Layer] = []
+        self._names: list[str] = []
+        self._lock = threading.Lock()
+        for entry in graph.inputs:
+            self._place(entry.population, entry.shape, (entry.low, entry.high))
+        for layer in graph.layers:
+            self._add(layer)
+        self._steps = (_Layer * len(self._layers))(*self._layers)
+        self._scratch = self._make_scratch()
+
+    def run(self, counts: Mapping[str, Integers]) -> dict[str, Integers]:
+        """Return the integers of the outputs' layers, [samples, *shape], from those of the inputs."""
+        samples = len(next(iter(counts.values())))
+        wanted = {output.layer for output in self._graph.outputs}
+        found: dict[str, list[Integers]] = {name: [] for name in wanted}
+        with self._lock:
+            for sample in range(samples):
+                self._run_one({name: array[sample] for name, array in counts.items()})
+                for name in wanted:
+                    found[name].append(self.counts(name))
+        return {name: np.stack(parts) for name, parts in found.items()}
+
+    def _run_one(self, counts: Mapping[str, Integers]) -> None:
+        for entry in self._graph.inputs:
+            self._places[entry.population].write(counts[entry.population])
+        self.step()
+
+    def step(self) -> None:
+        """Run all layers on what lies in the inputs' places."""
+        self._c.pared_event_run(self._steps, len(self._steps), ctypes.byref(self._scratch))
+
+    def place(self, population: str) -> Place:
+        """Return where a population lies."""
+        return self._places[population]
+
+    def counts(self, population: str) -> Integers:
+        """Return what a population holds after the last run, in ONNX order."""
+        return self._places[population].read()
+
+    def choices(self) -> dict[str, tuple[int, bool]]:
+        """Return per product layer how many inputs were active last, and whether it ran by events."""
+        return {
+            name: (int(step.active), bool(step.ran_events))
+            for name, step in zip(self._names, self._steps, strict=True)
+            if step.kind == _PRODUCT
+        }
+
+    def _place(self, name: str, shape: tuple[int, ...], counts: tuple[int, int]) -> Place:
+        made = Place.of(shape, counts)
+        self._places[name] = made
+        return made
+
+    def _keep(self, array: Array) -> int:
+        ready = np.ascontiguousarray(array)
+        self._kept.append(ready)
+        return int(ready.ctypes.data)
+
+    def _add(self, layer: Layer) -> None:
+        ladder = layer.ladder
+        if ladder is None:
+            target = self._places[layer.name] = Place.readout(layer.shape)
+        else:
+            target = self._place(layer.name, layer.shape, (ladder.low, ladder.high))
+        if all(isinstance(c.synapses, OneToOne) for c in layer.connections):
+            self._tables(layer, target)
+            return
+        if len(layer.connections) != 1:
+            raise Unfit(f"layer {layer.name!r}: several weighted connections")
+        connection = layer.connections[0]
+        source, synapses = self._places[connection.source], connection.synapses
+        step = self._step(layer, source, target)
+        if isinstance(synapses, Dense):
+            self._dense(step, layer, synapses, source)
+        elif isinstance(synapses, Conv):
+            self._conv(step, layer, synapses, source)
+        elif isinstance(synapses, SumPool | MaxPool):
+            self._pool(step, synapses, connection.values)
+        self._push(step, layer.name)
+
+    def _push(self, step: _Layer, name: str) -> None:
+        self._layers.append(step)
+        self._names.append(name)
+
+    def _step(self, layer: Layer, source: Place, target: Place) -> _Layer:
+        step = _Layer(mode=self._mode, first=0)
+        step.source, step.target = source.address, target.address
+        step.wide_in, step.in_low, step.readout = source.wide, source.low, layer.ladder is None
+        step.in_h, step.in_w, step.in_c, step.in_pitch = *source.image, source.pitch
+        step.out_h, step.out_w, step.out_c, step.out_pitch = *target.image, target.pitch
+        step.wide_out = target.wide
+        step.kh = step.kw = step.sh = step.sw = step.dh = step.dw = 1
+        self._thresholds(step, layer)
+        return step
+
+    def _thresholds(self, step: _Layer, layer: Layer) -> None:
+        ladder = layer.ladder
+        if ladder is None:
+            return
+        step.low, step.levels = ladder.low, ladder.high - ladder.low
+        step.rows = len(ladder.thresholds)
+        step.thresholds = self._keep(ladder.thresholds)
+        summed = isinstance(layer.connections[0].synapses, Dense | Conv)
+        found = formula(ladder, layer.channels, layer_bounds(self._graph, layer)) if summed else None
+        if found is not None:
+            step.formula = 1
+            step.factor, step.shift = (self._keep(_blocks(part, np.float32)) for part in found)
+
+    def _dense(self, step: _Layer, layer: Layer, synapses: Dense, source: Place) -> None:
+        """Read the source as one pixel with all its elements as channels."""
+        height, width, channels = source.image
+        w = synapses.weights.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        padded = np.zeros((*w.shape[:3], source.pitch), np.int8)
+        padded[..., :channels] = w
+        step.in_h = step.in_w = 1
+        step.in_c = step.in_pitch = height * width * source.pitch
+        step.break_even = BREAK_EVEN_VECTOR
+        self._product(step, layer, padded.reshape(len(w), 1, -1))
+
+    def _conv(self, step: _Layer, layer: Layer, synapses: Conv, source: Place) -> None:
+        self._window(step, synapses.window)
+        step.bias = self._keep(_blocks(np.broadcast_to(layer.bias, (layer.channels,)), np.int32))
+        if synapses.groups == source.image[2] == layer.channels:
+            step.kind = _DEPTHWISE
+            step.weights = self._keep(depthwise_rows(synapses.weights))
+            return
+        step.break_even = BREAK_EVEN_IMAGE
+        self._product(step, layer, weights_by_tap(synapses, source.image[2]))
+
+    def _product(self, step: _Layer, layer: Layer, w: Array) -> None:
+        """Store weights [outputs, taps, inputs] as rows, and as quads where the dense form is there."""
+        step.kind = _PRODUCT
+        step.bias = self._keep(_blocks(np.broadcast_to(layer.bias, (layer.channels,)), np.int32))
+        step.weights = self._keep(rows_of(w, self._permuted))
+        if self._permuted and not step.wide_in:
+            step.quads = self._keep(quads(w))
+
+    def _pool(self, step: _Layer, synapses: SumPool | MaxPool, values: Integers | None) -> None:
+        self._window(step, synapses.window)
+        step.kind = _MAX_POOL if isinstance(synapses, MaxPool) else _SUM_POOL
+        if step.kind == _SUM_POOL:
+            if values is None:
+                raise Unfit("a sum of plain counts")
+            step.values = self._keep(values)
+
+    def _window(self, step: _Layer, window: Window) -> None:
+        (step.kh, step.kw), (step.sh, step.sw) = window.kernel, window.strides
+        step.top, step.left = window.pads[:2]
+        step.dh, step.dw = window.dilations
+
+    def _tables(self, layer: Layer, target: Place) -> None:
+        """Compute sums of one or two counts by looking them up."""
+        ladder = layer.ladder
+        if ladder is None or len(np.unique(ladder.thresholds, axis=0)) != 1:
+            raise Unfit(f"layer {layer.name!r}: thresholds per channel behind a sum of counts")
+        parts = [(self._places[c.source], c.values, c.synapses) for c in layer.connections]
+        firsts = [synapses.first for _, _, synapses in parts if isinstance(synapses, OneToOne)]
+        thresholds = ladder.thresholds[0]
+        if len(parts) == 2 and firsts == [0, 0]:
+            sums = _levels(*parts[0][:2])[:, None] + _levels(*parts[1][:2])[None, :]
+            step = self._lookup(layer, target, parts[0][0], np.searchsorted(thresholds, sums, "right"))
+            other = parts[1][0]
+            step.kind, step.source2, step.levels2 = _TABLE2, other.address, sums.shape[1]
+            step.in_low2, step.wide_in2 = other.low, other.wide
+            self._push(step, layer.name)
+            return
+        if len(set(firsts)) != len(firsts) or layer.bias.any():
+            raise Unfit(f"layer {layer.name!r}: sums of {len(parts)} populations")
+        for (source, values, _), first in zip(parts, firsts, strict=True):
+            reached = np.searchsorted(thresholds, _levels(source, values), "right")
+            step = self._lookup(layer, target, source, reached)
+            step.first = first
+            self._push(step, layer.name)
+
+    def _lookup(self, layer: Layer, target: Place, source: Place, reached: Array) -> _Layer:
+        step = self._step(layer, source, target)
+        step.kind = _TABLE
+        assert layer.ladder is not None, "checked before"
+        step.table = self._keep((reached + layer.ladder.low).astype(np.int16))
+        return step
+
+    def _make_scratch(self) -> _Scratch:
+        products = [step for step in self._layers if step.kind == _PRODUCT]
+        inputs = max([step.in_h * step.in_w * step.in_c for step in products], default=0) + 8
+        taken = max([step.kh * step.kw * step.in_c for step in products], default=0) + 8
+        pixels = max([step.in_h * step.in_w for step in products], default=0) + 1
+        pitch = max([step.in_pitch for step in products], default=0) + 64
+        sizes = [
+            (pixels, np.int32), (inputs, np.int32), (taken, np.int32), (inputs, np.uint8), (taken, np.uint8),
+            (inputs, np.int16), (taken, np.int16), (pitch, np.uint8),
+        ]  # fmt: skip
+        return _Scratch(*[self._keep(np.zeros(size, dtype)) for size, dtype in sizes])
+
+
+def _levels(source: Place, values: Integers | None) -> Integers:
+    """Return what every count of a source stands for."""
+    return np.arange(source.low, source.high + 1) if values is None else values
+
+
+def _blocks(array: Array, dtype: type[np.generic]) -> Array:
+    """Return an array with its length rounded up to whole blocks."""
+    padded = np.zeros(-(-array.size // BLOCK) * BLOCK, dtype)
+    padded[: array.size] = array
+    return padded
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path.resolve()))
+        library.pared_event_run.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
+        library.pared_event_run.restype = None
+        size = library.pared_event_layer_bytes()
+    except (OSError, AttributeError) as err:
+        raise ArtifactError("artifact-library", f"cannot load {path}: {err}", "compile it again") from err
+    if size != ctypes.sizeof(_Layer):
+        raise ArtifactError("artifact-version", f"{path} is of another version of pared", "compile it again")
+    return library

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from event_models import images, quantized, reference_counts
+
+from pared.backends.event.pack import FILE, pack, unpack
+from pared.backends.event.read import read
+from pared.backends.event.simulate import graded
+from pared.compiler.errors import ArtifactError
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn", "digits_resnet"])
+def test_all_counts_and_logits_are_the_references_integers(name, bits):
+    model = quantized(name, bits)
+    graph = read(model)
+    inputs = {"image": images(120 if name == "digits_resnet" else 540)}
+    counts, want = graded(graph, inputs), reference_counts(model, graph, inputs)
+    for layer in graph.layers:
+        assert np.array_equal(counts[layer.name], want[layer.name]), layer.name
+
+
+def test_a_packed_graph_comes_back_and_equal_graphs_give_equal_bytes(tmp_path):
+    graph = read(quantized("digits_cnn", 4))
+    content = pack(graph)
+    (tmp_path / FILE).write_bytes(content)
+    again = unpack(tmp_path / FILE)
+    assert pack(again) == content == pack(graph)
+    assert np.array_equal(again.layers[0].ladder.thresholds, graph.layers[0].ladder.thresholds)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a zip", b"PK\x03\x04"])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    (tmp_path / FILE).write_bytes(damage)
+    with pytest.raises(ArtifactError, match="cannot read") as error:
+        unpack(tmp_path / FILE)
+    assert error.value.reason == "artifact-events"
