@@ -77,6 +77,7 @@ MACROS: Mapping[str, str] = {
 BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "cpu": _backend("cpu.backend", "CpuBackend"),
     "event": _backend("event.backend", "EventBackend"),
+    "fpga": _backend("fpga.backend", "FpgaBackend"),
     "reference": _backend("reference.backend", "ReferenceBackend"),
 }
 

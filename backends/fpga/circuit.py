@@ -1,0 +1,318 @@
+"""Integer layers as a circuit of adders, comparisons and multiplexers, traced with da4ml.
+
+Every multiplication by a constant becomes shared additions (distributed arithmetic with common subexpressions,
+https://arxiv.org/abs/2507.04535). What a wire's integers carry beside the variable costs nothing: zero points, the
++1/-1 of bipolar values and biases stay with the signal as `q = gain * v + bias` and end in the next thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ...compiler.errors import UnsupportedOp
+from .graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
+from .scaling import find_scaling, signed_digits
+from .simulate import windows
+
+if TYPE_CHECKING:
+    from da4ml.trace import FixedVariable
+    from da4ml.types import CombLogic
+
+Variables: TypeAlias = npt.NDArray[np.object_]
+
+# Beyond that many products, unrolled, tracing takes minutes and no small device holds the result.
+MOST_PRODUCTS = 400_000
+_MOST_COMPARISONS = 64
+_BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A traced tensor: `q = gain * variables + bias`, bias int64 of the same shape."""
+
+    variables: Variables
+    gain: int
+    bias: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A network as combinational logic.
+
+    Attributes:
+        logic: inputs and outputs flat, in the network's order.
+        gains: per output value, `q = gain * v + bias`.
+        biases: see `gains`.
+        input_biases: per input value; `v = (q - bias) / gain`, as for outputs.
+        input_gains: see `input_biases`.
+    """
+
+    logic: CombLogic
+    gains: Ints
+    biases: Ints
+    input_gains: Ints
+    input_biases: Ints
+
+
+def trace(network: Network) -> Circuit:
+    """Return the circuit of a network.
+
+    Raises:
+        UnsupportedOp: `fpga-too-large`: a layer with more products than can be unrolled; names it.
+    """
+    check_size(network)
+    return _Tracer(network).trace()
+
+
+def products(layer: Layer, wires: Mapping[str, Wire]) -> int:
+    """Return how many multiplications by non-zero constants a layer unrolls into."""
+    if isinstance(layer, Dense):
+        return int(np.count_nonzero(layer.weights))
+    if isinstance(layer, Conv):
+        return int(np.count_nonzero(layer.weights)) * int(np.prod(layer.output.shape[1:]))
+    return 0
+
+
+def check_size(network: Network) -> None:
+    """Refuse networks whose layers are too large to be unrolled."""
+    for layer in network.layers:
+        count = products(layer, network.wires)
+        if count > MOST_PRODUCTS:
+            raise UnsupportedOp(
+                "fpga-too-large",
+                f"node {layer.name!r} unrolls into {count} products, at most {MOST_PRODUCTS} are taken",
+                "use a smaller or sparser layer (--sparsity), fewer channels, or another target",
+            )
+
+
+class _Tracer:
+    def __init__(self, network: Network) -> None:
+        from da4ml.trace import FixedVariable, HWConfig
+
+        self._network = network
+        self._signals: dict[str, Signal] = {}
+        self._solutions: dict[tuple[object, ...], Callable[[Variables], Variables]] = {}
+        self._variable, self._hardware = FixedVariable, HWConfig(1, -1, -1)
+
+    def trace(self) -> Circuit:
+        from da4ml.trace import comb_trace
+
+        entering = [self._input(wire) for wire in self._network.inputs]
+        for wire, signal in zip(self._network.inputs, entering, strict=True):
+            self._signals[wire.name] = signal
+        for layer in self._network.layers:
+            self._signals[layer.output.name] = self._rules[type(layer)](self, layer)
+        leaving = [self._signals[name] for name in self._network.outputs]
+        logic = comb_trace(_flat(entering), _flat(leaving), keep_dead_inputs=True)
+        return Circuit(logic, _gains(leaving), _biases(leaving), _gains(entering), _biases(entering))
+
+    def _input(self, wire: Wire) -> Signal:
+        top = (wire.most - wire.least) // wire.step
+        made = [self._new(0, top) for _ in range(int(np.prod(wire.shape, dtype=np.int64)))]
+        return Signal(_objects(made, wire.shape), wire.step, np.full(wire.shape, wire.least))
+
+    def _new(self, low: int, high: int) -> FixedVariable:
+        return self._variable(float(low), float(high), 1.0, hwconf=self._hardware)
+
+    def _constant(self, value: int) -> FixedVariable:
+        return self._variable(float(value), float(value), 1.0, hwconf=self._hardware)
+
+    def _product(self, rows: Ints, vector: Variables) -> Variables:
+        """Return `rows @ vector`, large matrices in blocks: the optimizer's time grows with the square."""
+        used = np.flatnonzero(rows.any(axis=0))
+        blocks = [used[i : i + _BLOCK] for i in range(0, used.size, _BLOCK)]
+        if not blocks:
+            return _objects([self._constant(0)] * len(rows), (len(rows),))
+        parts = []
+        for first in range(0, len(rows), _BLOCK):
+            some = rows[first : first + _BLOCK]
+            terms = [self._block(some[:, block], vector[block]) for block in blocks]
+            parts += [_tree(list(column), _sum) for column in zip(*terms, strict=True)]
+        return _objects(parts, (len(rows),))
+
+    def _block(self, rows: Ints, vector: Variables) -> Variables:
+        """Equal matrices on equal ranges are optimized once."""
+        from da4ml.cmvm import solve
+
+        ranges = [(float(v.low), float(v.high), float(v.step)) for v in vector]
+        latencies = [float(v.latency) for v in vector]
+        key = (rows.tobytes(), rows.shape, tuple(ranges), tuple(latencies))
+        if key not in self._solutions:
+            matrix = np.ascontiguousarray(rows.T, np.float32)
+            depth = 2 if matrix.size <= _BLOCK * _BLOCK // 2 else 0
+            self._solutions[key] = solve(
+                matrix, qintervals=ranges, latencies=latencies, hard_dc=depth, adder_size=1, carry_size=-1
+            )  # fmt: skip
+        return np.asarray(self._solutions[key](vector), object)
+
+    def _centred(self, name: str) -> tuple[Signal, Ints]:
+        """Return a signal and the bias of `q - zero`."""
+        signal = self._signals[name]
+        return signal, signal.bias - self._network.wires[name].zero
+
+    def _dense(self, layer: Layer) -> Signal:
+        assert isinstance(layer, Dense)
+        signal, bias = self._centred(layer.inputs[0])
+        return Signal(self._product(layer.weights, signal.variables), signal.gain, layer.weights @ bias)
+
+    def _conv(self, layer: Layer) -> Signal:
+        assert isinstance(layer, Conv)
+        signal, bias = self._centred(layer.inputs[0])
+        kernel = tuple(int(n) for n in layer.weights.shape[2:])
+        how = (layer.strides, layer.pads, layer.dilations)
+        places = np.arange(signal.variables.size, dtype=np.int64).reshape(1, *signal.variables.shape)
+        seen = windows(places, kernel, how, -1)[0]  # [C, *out, *kernel], -1 in the padding
+        out, outputs = layer.output.shape[1:], layer.output.shape[0]
+        flat, flat_bias = signal.variables.reshape(-1), bias.reshape(-1)
+        variables, biases = np.empty(layer.output.shape, object), np.zeros(layer.output.shape, np.int64)
+        depth, share = layer.weights.shape[1], outputs // layer.group
+        for group in range(layer.group):
+            rows = layer.weights[group * share : (group + 1) * share].reshape(share, -1)
+            for place in np.ndindex(*out):
+                index = seen[(slice(group * depth, (group + 1) * depth), *place)].reshape(-1)
+                inside = index >= 0
+                there = (slice(group * share, (group + 1) * share), *place)
+                variables[there] = self._product(rows[:, inside], flat[index[inside]])
+                biases[there] = rows[:, inside] @ flat_bias[index[inside]]
+        return Signal(variables, signal.gain, biases)
+
+    def _pool(self, layer: Layer) -> Signal:
+        assert isinstance(layer, Pool)
+        signal, bias = self._centred(layer.inputs[0])
+        largest = layer.kind == "max"
+        places = np.arange(signal.variables.size, dtype=np.int64).reshape(1, *signal.variables.shape)
+        how = (layer.strides, layer.pads, (1,) * len(layer.kernel))
+        seen = windows(places, layer.kernel, how, -1)[0]
+        flat, flat_bias = signal.variables.reshape(-1), (signal.bias if largest else bias).reshape(-1)
+        variables, biases = np.empty(layer.output.shape, object), np.zeros(layer.output.shape, np.int64)
+        for place in np.ndindex(*layer.output.shape):
+            index = seen[place].reshape(-1)
+            index = index[index >= 0]
+            variables[place] = _tree(list(flat[index]), _larger if largest else _sum)
+            biases[place] = flat_bias[index[0]] if largest else flat_bias[index].sum()
+        return Signal(variables, signal.gain, biases)
+
+    def _mix(self, layer: Layer) -> Signal:
+        assert isinstance(layer, Mix)
+        total: Variables | None = None
+        bias = np.zeros(layer.output.shape, np.int64)
+        for name, factor in zip(layer.inputs, layer.factors, strict=True):
+            signal, own = self._centred(name)
+            part = signal.variables * (factor * signal.gain)
+            total = part if total is None else total + part
+            bias = bias + factor * own
+        assert total is not None, f"{layer.name} sums nothing"
+        return Signal(total, 1, bias)
+
+    def _move(self, layer: Layer) -> Signal:
+        assert isinstance(layer, Move)
+        signals = [self._signals[name] for name in layer.inputs]
+        variables = np.concatenate([s.variables.reshape(-1) for s in signals])[layer.order]
+        bias = np.concatenate([s.bias.reshape(-1) for s in signals])[layer.order]
+        shape = layer.output.shape
+        return Signal(variables.reshape(shape), signals[0].gain, bias.reshape(shape))
+
+    def _requant(self, layer: Layer) -> Signal:
+        assert isinstance(layer, Requant)
+        signal = self._signals[layer.inputs[0]]
+        counts = np.empty(layer.output.shape, object)
+        cache: dict[tuple[int, ...], _Counter] = {}
+        for place in np.ndindex(*layer.output.shape):
+            channel = 0 if layer.axis is None else place[layer.axis]
+            v, bias = signal.variables[place], int(signal.bias[place])
+            key = (channel, bias, int(v.low), int(v.high))
+            if key not in cache:
+                cache[key] = _counter(layer, channel, signal.gain, bias, v)
+            counts[place] = cache[key](v)
+        return Signal(counts, layer.output.step, np.full(layer.output.shape, layer.start))
+
+    _rules: Mapping[type[Layer], Callable[[_Tracer, Layer], Signal]] = {
+        Dense: _dense,
+        Conv: _conv,
+        Pool: _pool,
+        Mix: _mix,
+        Move: _move,
+        Requant: _requant,
+    }
+
+
+_Counter: TypeAlias = "Callable[[FixedVariable], FixedVariable]"
+
+
+def _counter(layer: Requant, channel: int, gain: int, bias: int, v: FixedVariable) -> _Counter:
+    """Return what counts the thresholds that `sign * (gain * v + bias)` reaches, for v in its range."""
+    sign, row = int(layer.sign[channel]), layer.thresholds[channel]
+    least = -((sign * bias - row) // gain)  # ceil((T - sign * bias) / gain), on a = sign * v
+    low, high = (int(v.low), int(v.high)) if sign > 0 else (-int(v.high), -int(v.low))
+    always = int((least <= low).sum())
+    inner = least[(least > low) & (least <= high)]
+    if not inner.size:
+        return lambda x: x * 0 + always
+    scaling = find_scaling(inner, low, high) if inner.size > 1 else None
+    if scaling is not None and 2 + signed_digits(scaling.factor) < inner.size:
+        return _scaled(sign, scaling.factor, scaling.bias, scaling.shift, int(inner.size), always)
+    if inner.size > _MOST_COMPARISONS:
+        raise UnsupportedOp(
+            "fpga-thresholds",
+            f"node {layer.name!r}, channel {channel}: {inner.size} thresholds that no multiplication equals",
+            "use fewer bits for activations (at most 6 behind a curve)",
+        )
+    return _compared(sign, inner, always)
+
+
+def _scaled(sign: int, factor: int, bias: int, shift: int, levels: int, always: int) -> _Counter:
+    def count(v: FixedVariable) -> FixedVariable:
+        scaled = (v * (sign * factor * 2.0**-shift)) + bias * 2.0**-shift
+        signed, whole, _ = scaled.kif
+        floor = scaled.quantize(signed, whole, 0, "WRAP", "TRN")
+        return floor.max_of(0).min_of(levels) + always
+
+    return count
+
+
+def _compared(sign: int, least: Ints, always: int) -> _Counter:
+    def count(v: FixedVariable) -> FixedVariable:
+        a = v * sign
+        return _tree([a >= int(t) for t in least], _sum) + always
+
+    return count
+
+
+def _tree(items: list[FixedVariable], join: Callable[[FixedVariable, FixedVariable], FixedVariable]) -> FixedVariable:
+    """Join in a balanced tree, so that depth grows with the logarithm."""
+    while len(items) > 1:
+        pairs = [join(a, b) for a, b in zip(items[::2], items[1::2], strict=False)]
+        items = pairs + (items[-1:] if len(items) % 2 else [])
+    return items[0]
+
+
+def _sum(a: FixedVariable, b: FixedVariable) -> FixedVariable:
+    return a + b
+
+
+def _larger(a: FixedVariable, b: FixedVariable) -> FixedVariable:
+    return a.max_of(b)
+
+
+def _objects(items: list[FixedVariable], shape: tuple[int, ...]) -> Variables:
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(shape)
+
+
+def _flat(signals: list[Signal]) -> list[FixedVariable]:
+    return [v for signal in signals for v in signal.variables.reshape(-1)]
+
+
+def _gains(signals: list[Signal]) -> Ints:
+    return np.concatenate([np.full(signal.variables.size, signal.gain, np.int64) for signal in signals])
+
+
+def _biases(signals: list[Signal]) -> Ints:
+    return np.concatenate([signal.bias.reshape(-1) for signal in signals])
+

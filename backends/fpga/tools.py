@@ -1,0 +1,94 @@
+"""Programs of others: found, run with a time limit, and answered for with stage and log when they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...compiler.errors import MissingTool, ParedError
+
+# What installs each program.
+INSTALL = {
+    "yosys": 'pip install "pared[fpga]"',
+    "nextpnr-ecp5": 'pip install "pared[fpga]"',
+    "ecppack": 'pip install "pared[fpga]"',
+    "verilator": "apt install verilator g++",
+    "iverilog": "apt install iverilog",
+    "vvp": "apt install iverilog",
+}
+_TAIL = 6
+
+
+class ToolFailed(ParedError):
+    """A program of others failed or took too long."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: seconds of wall time, the log's text."""
+
+    seconds: float
+    log: str
+
+
+def find_tool(name: str) -> str | None:
+    """Return the path of a program: a wheel of YoWASP beside this Python first, else the system's."""
+    beside = Path(sys.executable).parent / f"yowasp-{name}"
+    found = str(beside) if beside.is_file() else shutil.which(f"yowasp-{name}")
+    return found or shutil.which(name)
+
+
+def need_tool(name: str) -> str:
+    """Return the path of a program.
+
+    Raises:
+        MissingTool: `fpga-tool-missing`, with the command that installs it.
+    """
+    found = find_tool(name)
+    if found is None:
+        raise MissingTool("fpga-tool-missing", f"program {name!r} was not found", INSTALL[name])
+    return found
+
+
+def run_tool(stage: str, command: Sequence[str], folder: Path, timeout_s: float) -> Run:
+    """Run a program in `folder`; its output is kept in `<stage>.log` there.
+
+    Raises:
+        ToolFailed: `fpga-tool-failed` or `fpga-tool-timeout`; names stage, log and the command to run it again.
+    """
+    log, begin = folder / f"{stage}.log", time.monotonic()
+    with log.open("wb") as out:
+        # a process group of its own, so that a time limit ends its children too
+        process = subprocess.Popen(
+            [*command], cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired as err:
+            raise ToolFailed(
+                "fpga-tool-timeout",
+                f"stage {stage} took more than {timeout_s:g} s, see {log}",
+                f"allow more time, or go on by hand: cd {folder} && {' '.join(command)}",
+            ) from err
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    text = log.read_text(errors="replace")
+    if code != 0:
+        last = " | ".join(text.strip().splitlines()[-_TAIL:])
+        raise ToolFailed(
+            "fpga-tool-failed",
+            f"stage {stage} ended with {code}, see {log}: {last}",
+            f"by hand: cd {folder} && {' '.join(command)}",
+        )
+    return Run(time.monotonic() - begin, text)
