@@ -41,11 +41,12 @@ class PruneChannels:
         macs: share of the model's multiply-accumulates to keep, in (0, 1].
         params: share of the model's parameters to keep, in (0, 1].
         criterion: `magnitude` of all weights of a channel; `activation`: energy that it adds to the layers
-            that read it, on calibration data; `taylor`: what the outputs lose, by difference quotients on the
-            data; `fpgm`: distance from the other filters (arXiv 1811.00250); `datafree`: what of a filter the
-            others cannot express; `auto`: activation with calibration data, else magnitude.
-        scope: where the share is reached: per `layer`, or `global`, where layers compete; `auto`: layer for
-            sparsity, global for budgets.
+            that read it, on calibration data; `refit`: what these layers lose when they are fitted again, one
+            channel after the other; `taylor`: what the outputs lose, by difference quotients on the data;
+            `fpgm`: distance from the other filters (arXiv 1811.00250); `datafree`: what of a filter the
+            others cannot express; `auto`: refit or, without fit, activation with data, else
+            magnitude.
+        scope: where the share is reached: per `layer`, or `global`, where layers compete.
         round_to: channels that stay are a multiple of this, halved where a layer is too narrow; kernels
             like 16.
         fit: with calibration data, fit the weights behind again by least squares.
@@ -58,7 +59,7 @@ class PruneChannels:
     macs: float = 0.0
     params: float = 0.0
     criterion: Criterion = "auto"
-    scope: Literal["auto", "layer", "global"] = "auto"
+    scope: Literal["layer", "global"] = "layer"
     round_to: int = 16
     fit: bool = True
 
@@ -83,8 +84,7 @@ class PruneChannels:
         """What is asked for, without defaults."""
         budget = bool(self.macs or self.params)
         sparsity = 0.5 if self.sparsity is None and not budget else self.sparsity or 0.0
-        scope = self.scope if self.scope != "auto" else "global" if budget else "layer"
-        return Level(sparsity, self.macs, self.params, scope)
+        return Level(sparsity, self.macs, self.params, self.scope)
 
     def apply(self, model: ir.Model, ctx: Context) -> PassStats:
         """Rewrite `model` in place.
@@ -134,7 +134,7 @@ class PruneChannels:
             )
         if self.criterion != "auto":
             return self.criterion
-        return "activation" if has_data else "magnitude"
+        return ("refit" if self.fit else "activation") if has_data else "magnitude"
 
 
 def _details(groups: Sequence[Family], gone: Mask) -> dict[str, int | float | str]:

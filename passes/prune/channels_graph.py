@@ -147,14 +147,18 @@ class Graph:
     def refuse_weight(self, node: ir.Node, port: int) -> str | None:
         """Say why a layer's weight cannot be cut."""
         value = node.inputs[port]
-        maker = None if value is None else value.producer()
         if value is None or not walk.is_constant(value):
-            if maker is not None and maker.op_type in _DEQUANTIZERS:
-                return f"weight {value.name!r} is quantized already" if value else ""
+            if value is not None and self.is_dequantized(value):
+                return f"weight {value.name!r} is quantized already: put prune-channels before quantize"
             return f"{node.op_type} {node.name!r} has a weight that is not constant"
         if value.dtype not in _FLOATS:
             return f"weight {value.name!r} is {value.dtype}, not float"
         return f"{node.name!r} is excluded by name" if self.excluded(node) else None
+
+    def is_dequantized(self, value: ir.Value | None) -> bool:
+        """Say whether a value is a quantized constant."""
+        maker = None if value is None else value.producer()
+        return maker is not None and maker.op_type in _DEQUANTIZERS and walk.is_constant(maker.inputs[0])
 
     def weight(self, node: ir.Node, port: int, axis: int, role: Role) -> Labels:
         """Return the labels of an axis of a layer's weight; all layers that share it see the same."""

@@ -168,6 +168,10 @@ def matmul(graph: Graph, node: ir.Node) -> None:
     operands = [graph.of(value) for value in node.inputs]
     ranks = [0 if value is None or value.shape is None else len(value.shape) for value in node.inputs]
     constant = [walk.is_constant(value) for value in node.inputs]
+    stored = [port for port in (0, 1) if graph.is_dequantized(node.inputs[port])]
+    if stored:
+        _refuse(graph, node, graph.refuse_weight(node, stored[0]) or "")
+        return
     if min(ranks) < 2 or all(constant):
         graph.stop(node, f"MatMul {node.name!r} is not of matrices")
         return

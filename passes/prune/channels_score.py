@@ -1,7 +1,7 @@
 """What a unit of channels is worth: from its weights, from what it carries, or from what the outputs lose.
 
-Scores add up over a layer's channels. All but `taylor` are shares of what the layers have, so that layers of
-different scales compare; `taylor` is measured at the outputs.
+Scores add up over a layer's channels. Most are shares of what the layers have, so that layers of different
+scales compare; `taylor` and `refit` are noise-to-signal ratios, of the outputs and of the layers behind.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from ...compiler.data import Samples
 from ...compiler.ir import walk
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
+from . import weights as pruning
 from .channels_graph import Graph, Labels, Units, Weight
+from .channels_refit import MAX_COLUMNS, eliminate
 from .channels_select import Family
 from .statistics import collect, parents_of, refuse_statistics
-from .weights import find_weights
 
 Floats = npt.NDArray[np.floating]
-Criterion = Literal["auto", "magnitude", "activation", "taylor", "datafree", "fpgm"]
-NEEDS_DATA = frozenset({"activation", "taylor"})
+Criterion = Literal["auto", "magnitude", "activation", "refit", "taylor", "datafree", "fpgm"]
+NEEDS_DATA = frozenset({"activation", "refit", "taylor"})
 
 _TAYLOR_STEP = 0.25
 """Part of a channel that is taken away to see what the outputs do."""
@@ -49,6 +50,8 @@ def score(
     if criterion == "taylor":
         assert ctx.calibration is not None, "checked before"
         return _taylor(graph, units, groups, ctx.calibration, ctx)
+    if criterion == "refit":
+        return _refit(graph, units, ctx, centred=centred)
     if criterion == "magnitude":
         found = _sum(units, ((labels, _energies(w, axis)) for w, axis, labels in _axes(graph)))
     elif criterion == "activation":
@@ -121,17 +124,10 @@ def _residuals(weight: Weight, axis: int) -> Floats:
 
 def _carried(graph: Graph, ctx: Context, *, centred: bool) -> Iterator[tuple[Labels, Floats]]:
     """Energy that each channel adds to the outputs of the layers that read it, on the data."""
+    columns, seen = _readers(graph, ctx)
     assert ctx.calibration is not None, "checked before"
-    columns = {
-        weight.value: (axis, labels)
-        for weight, axis, labels in _axes(graph)
-        if weight.roles[axis] == "column"
-    }
-    parents = parents_of(graph.model)
-    weights = [w for w in find_weights(graph.model, [], ctx.exclude) if w.value in columns]
-    seen = [w for w in weights if refuse_statistics(w, parents) is None]
     for weight, inputs in collect(graph.model, seen, ctx.calibration, ctx, gram=False):
-        axis, labels = columns.pop(weight.value)
+        labels = columns.pop(weight.value)[1]
         power = inputs.variance if centred else inputs.power
         energies = np.square(weight.matrix()).sum(axis=1) * power
         yield labels, energies.sum(axis=0).reshape(len(labels), -1).sum(axis=1)
@@ -139,16 +135,51 @@ def _carried(graph: Graph, ctx: Context, *, centred: bool) -> Iterator[tuple[Lab
         yield labels, _energies(graph.weights[value], axis)
 
 
+def _readers(graph: Graph, ctx: Context) -> tuple[dict[ir.Value, tuple[int, Labels]], list[pruning.Weight]]:
+    """Return the cut columns of each weight, and the weights whose inputs can be observed."""
+    columns = {
+        weight.value: (axis, labels)
+        for weight, axis, labels in _axes(graph)
+        if weight.roles[axis] == "column"
+    }
+    parents = parents_of(graph.model)
+    weights = [w for w in pruning.find_weights(graph.model, [], ctx.exclude) if w.value in columns]
+    return columns, [w for w in weights if refuse_statistics(w, parents) is None]
+
+
+def _refit(graph: Graph, units: Units, ctx: Context, *, centred: bool) -> Floats:
+    """What the layers behind lose although they are fitted again, summed over them."""
+    columns, seen = _readers(graph, ctx)
+    assert ctx.calibration is not None, "checked before"
+    scores = np.zeros(units.count)
+    small = [w for w in seen if w.view.columns <= MAX_COLUMNS]
+    for weight, inputs in collect(graph.model, small, ctx.calibration, ctx, gram=True):
+        labels = columns.pop(weight.value)[1]
+        unit_of = np.where(units.free[units.of[labels]], units.of[labels], -1)
+        unit_of = np.repeat(unit_of, weight.view.columns // len(labels))
+        for matrix, gram, mean in zip(weight.matrix(), inputs.gram, inputs.mean, strict=True):
+            ctx.check_cancelled()
+            covariance = gram - np.outer(mean, mean) if centred else gram
+            for unit, loss in eliminate(matrix, covariance, unit_of).items():
+                scores[unit] += loss / weight.view.groups
+    for value, (axis, labels) in columns.items():
+        energies = _energies(graph.weights[value], axis)
+        shares = energies / max(float(energies.sum()), 1e-30)
+        scores += np.bincount(units.of[labels], shares, minlength=units.count)
+    return scores
+
+
 def _taylor(graph: Graph, units: Units, groups: Sequence[Family], samples: Samples, ctx: Context) -> Floats:
     """Noise-to-signal ratio of the outputs per squared part of a unit that is taken away."""
     probe, masks = _masked(graph)
-    session = make_session(probe)
+    wanted = _observed(probe)
+    session = make_session(probe, extra_outputs=wanted)
     scores = np.zeros(units.count)
     numbers = np.concatenate([family.units for family in groups]) if groups else np.zeros(0, np.int64)
     few = samples.head(max(1, min(16, _TAYLOR_RUNS // max(len(numbers), 1))))
     full = {name: np.ones(shape, dtype) for name, (_, shape, dtype) in masks.items()}
     for done, batch in enumerate(few.batches(1), start=1):
-        want = run_session(session, {**batch, **full})
+        want = run_session(session, {**batch, **full}, wanted)
         for unit in numbers:
             ctx.check_cancelled()
             less = {
@@ -156,9 +187,22 @@ def _taylor(graph: Graph, units: Units, groups: Sequence[Family], samples: Sampl
                 for name, (labels, shape, dtype) in masks.items()
                 if np.any(units.of[labels] == unit)
             }
-            scores[unit] += _noise(want, run_session(session, {**batch, **full, **less})) / _TAYLOR_STEP**2
+            scores[unit] += (
+                _noise(want, run_session(session, {**batch, **full, **less}, wanted)) / _TAYLOR_STEP**2
+            )
         ctx.progress("channels", done, len(few))
     return scores
+
+
+def _observed(probe: ir.Model) -> list[str]:
+    """Names of the outputs, or of what comes before: probabilities hide what scores lose."""
+    names: dict[str, None] = {}
+    for output in probe.graph.outputs:
+        maker = output.producer()
+        squashed = maker is not None and maker.op_type in ("Softmax", "LogSoftmax", "Sigmoid")
+        value = maker.inputs[0] if maker is not None and squashed else output
+        names[str(value.name if value is not None else output.name)] = None
+    return list(names)
 
 
 def _noise(want: dict[str, npt.NDArray[np.generic]], got: dict[str, npt.NDArray[np.generic]]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -116,14 +116,19 @@ def choose(graph: Graph, units: Units, groups: Sequence[Family], scores: Floats,
     measures = {name: _Size(graph, units, name) for name in level.budgets}
     weight = sum(measures[name].per_unit() / max(measures[name].total, 1) for name in measures)
     assert not isinstance(weight, int), "there is a budget"
-    gone = np.zeros(units.count, np.bool_)
+
+    def holds(gone: Mask) -> bool:
+        return all(
+            measures[name].left(gone) <= share * measures[name].total for name, share in level.budgets.items()
+        )
+
+    before = gone = np.zeros(units.count, np.bool_)
     for step in range(_STEPS + 1):
         gone = _at(units, groups, scores, step / _STEPS, level.scope, weight)
         gone = _revived(graph, units, scores, gone)
-        if all(
-            measures[name].left(gone) <= share * measures[name].total for name, share in level.budgets.items()
-        ):
-            return gone
+        if holds(gone):
+            return _given_back(groups, scores * weight, before, gone, holds)
+        before = gone
     least = {name: size.left(gone) / max(size.total, 1) for name, size in measures.items()}
     missed = [name for name, share in level.budgets.items() if least[name] > share]
     raise PipelineError(
@@ -134,6 +139,22 @@ def choose(graph: Graph, units: Units, groups: Sequence[Family], scores: Floats,
         ),
         "ask for more than that; see what was refused, or add lowrank",
     )
+
+
+def _given_back(
+    groups: Sequence[Family], worth: Floats, before: Mask, gone: Mask, holds: Callable[[Mask], bool]
+) -> Mask:
+    """Undo the last step for families, the most valuable first, where the budget holds without it."""
+
+    def value(family: Family) -> float:
+        changed = family.units[gone[family.units] & ~before[family.units]]
+        return -float(worth[changed].sum())
+
+    for family in sorted(groups, key=value):
+        more = gone.copy()
+        more[family.units] = before[family.units]
+        gone = more if holds(more) else gone
+    return gone
 
 
 def _at(
