@@ -17,7 +17,8 @@ class Recipe(BaseModel):
     Attributes:
         model: path of the ONNX file; None when the model came from memory.
         target: name of a target or path of a target file.
-        precision: `int8`, `int8-dynamic`, `w<bits>`, `w<bits>a<bits>`, `b<bases>`, `ternary`; None keeps float.
+        precision: `int8`, `int8-dynamic`, `w<bits>`, `w<bits>a<bits>`, `w4a8-dynamic`, `b<bases>`,
+            `ternary`; None keeps float.
         sparsity: share of weights to prune, 0..1; None prunes none unless a pattern is given.
         prune_criterion: None: sparsegpt with calibration data, magnitude without.
         prune_pattern: `2:4`, `16x1`, `shared32`, ...; None: unstructured.

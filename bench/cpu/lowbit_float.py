@@ -43,8 +43,8 @@ HEADINGS = (
 ABOUT = f"""`python -m pared.bench.cpu.lowbit_float`. Weights are integers with a float32 scale per block,
 activations stay float32 (kernels/lowbit_f32.py); one pinned core, candidates interleaved, CPU time per run,
 cold weights. Peer: onnxruntime's MatMulNBits at accuracy_level 0, which computes in float as well, and at
-level 4, which rounds activations to 8 bits and is not the same function; pared's kernel for that is on
-[a page of its own](cpu_lowbit_gemv.md), and no precision name uses it yet.
+level 4, which rounds activations to 8 bits and is not the same function; what pared does there
+(`--precision w4a8-dynamic`) is on [a page of its own](cpu_lowbit_dynamic.md).
 
 Layers are {SIZE} x {SIZE}. The model is {BLOCKS} gated feed-forward blocks {HIDDEN}-{INNER}-{HIDDEN} for one
 token, a MatMulNBits file that pared imports and compiles with its verification. The share of the memory
