@@ -14,11 +14,22 @@ from ...compiler.backend import Array
 Run = Callable[[], object]
 
 
-def float_convolution(channels: int, size: int) -> onnx.ModelProto:
-    """Return a 3x3 float convolution, stride 1, `channels` to `channels`, on `size` x `size` pixels."""
-    weight = _random((channels, channels, 3, 3)) / np.float32(3 * channels**0.5)
+def float_product(rows: int, depth: int, outputs: int) -> onnx.ModelProto:
+    """Return a float product [rows, depth] x [depth, outputs] with a bias."""
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])]
+    constants = {"w": _random((depth, outputs)) / np.float32(depth**0.5), "b": _random((outputs,))}
+    return _model(nodes, constants, TensorProto.FLOAT, [rows, depth], [rows, outputs])
+
+
+def float_convolution(channels: int, size: int, outputs: int | None = None) -> onnx.ModelProto:
+    """Return a 3x3 float convolution, stride 1, `channels` to `outputs`, on `size` x `size` pixels."""
+    outputs = channels if outputs is None else outputs
+    weight = _random((outputs, channels, 3, 3)) / np.float32(3 * channels**0.5)
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])]
-    constants = {"w": weight, "b": _random((channels,))}
+    constants = {"w": weight, "b": _random((outputs,))}
+    if outputs != channels:
+        to = [1, outputs, size, size]
+        return _model(nodes, constants, TensorProto.FLOAT, [1, channels, size, size], to)
     return _model(nodes, constants, TensorProto.FLOAT, [1, channels, size, size])
 
 
@@ -63,9 +74,14 @@ def _random(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 
 def _model(
-    nodes: list[onnx.NodeProto], constants: Mapping[str, Array], dtype: int, shape: list[int]
+    nodes: list[onnx.NodeProto],
+    constants: Mapping[str, Array],
+    dtype: int,
+    shape: list[int],
+    made: list[int] | None = None,
 ) -> onnx.ModelProto:
-    ports = [helper.make_tensor_value_info(name, dtype, shape) for name in "xy"]
+    shapes = {"x": shape, "y": made or shape}
+    ports = [helper.make_tensor_value_info(name, dtype, sizes) for name, sizes in shapes.items()]
     stored = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "layer", ports[:1], ports[1:], stored)
     opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.microsoft", 1)]
@@ -82,7 +98,7 @@ def in_onnxruntime(model: onnx.ModelProto) -> Run:
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     x = ort.OrtValue.ortvalue_from_numpy(_input(model))
-    y = ort.OrtValue.ortvalue_from_numpy(_input(model))
+    y = ort.OrtValue.ortvalue_from_numpy(_input(model, model.graph.output[0]))
     binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output("y", y)
     return lambda: session.run_with_iobinding(binding)
@@ -104,8 +120,8 @@ def in_openvino(model: onnx.ModelProto) -> Run:
     return lambda: request.infer()
 
 
-def _input(model: onnx.ModelProto) -> Array:
-    kind = model.graph.input[0].type.tensor_type
+def _input(model: onnx.ModelProto, port: onnx.ValueInfoProto | None = None) -> Array:
+    kind = (port or model.graph.input[0]).type.tensor_type
     shape = [dim.dim_value for dim in kind.shape.dim]
     values = _random(tuple(shape))
     if kind.elem_type == TensorProto.FLOAT:

@@ -37,9 +37,12 @@ CLOSE = (0.5, 1.5)
 # Cycles of `sparse_f32`, fitted to runs on Zen 4 (docs/results/cpu_sparse_layers.md), and of a first-level
 # cache that is too small; `sparse_blocks_f32` is as fast as dense code for what it keeps.
 CYCLES_PER_NS = 3.6
-NONZERO_CYCLES = 1.5
+NONZERO_CYCLES = 1.0
 ROW_CYCLES = 4.0
-TURN_CYCLES = 130.0
+TURN_CYCLES = 115.0
+# A tile that reads from more memory than the translations of addresses reach.
+FAR_BYTES = 160 << 10
+FAR_TURN_CYCLES = 150.0
 L1_BYTES = 40 << 10
 BLOCK_MACS_PER_NS = 48.0
 FEW_MACS_PER_NS = 20.0
@@ -85,7 +88,7 @@ def sparse_form(
         dense: gives the kernel that the layer has otherwise, for the window of what is decided for.
     """
     one = replace(window, batch=1) if window.batch <= 2 else window
-    found = _forms(builder.isa, (window, one), weight, after)
+    found = forms(builder.isa, (window, one), weight, after)
     best = min(found, key=lambda form: form.nanoseconds, default=None)
     if best is None:
         return None
@@ -98,21 +101,22 @@ def sparse_form(
 
 def _timed(isa: Isa, form: Form, other: Candidate, weight: Floats, ratio: float) -> Form | None:
     """Time both kernels for one sample."""
-    candidate = Candidate(form.family, form.one, other.in_place)
-
-    def prepared() -> timing.Run:
-        bias = np.zeros(len(weight), np.float32) if form.one.after.bias else None
-        packed = pack(form.one, weight, bias)
-        return ready(candidate, isa, dict(zip(("values", "places", "pointers"), packed, strict=False)))
-
     options: dict[str, Callable[[], timing.Run]] = {
-        form.family: prepared,
+        form.family: partial(prepared, form, weight, isa, other.in_place),
         other.family: partial(ready, other, isa),
     }
     if ratio >= 1:
         options = dict(reversed(options.items()))
     key = timing.Key("sparse", f"{form.family} {form.one!r} or {other.family} {other.spec!r}")
     return form if timing.fastest(key, options) == form.family else None
+
+
+def prepared(form: Form, weight: Floats, isa: Isa, in_place: bool = False) -> timing.Run:
+    """Compile a sparse kernel and return a run of it on random data, for what is decided for."""
+    bias = np.zeros(len(weight), np.float32) if form.one.after.bias else None
+    packed = pack(form.one, weight, bias)
+    constants = dict(zip(("values", "places", "pointers"), packed, strict=False))
+    return ready(Candidate(form.family, form.one, in_place), isa, constants)
 
 
 def write(
@@ -139,7 +143,7 @@ def pack(
 # --- candidates -------------------------------------------------------------------------------------------
 
 
-def _forms(isa: Isa, windows: tuple[Window, Window], weight: Floats, after: After) -> Iterator[Form]:
+def forms(isa: Isa, windows: tuple[Window, Window], weight: Floats, after: After) -> Iterator[Form]:
     """Yield what can compute the first window; predictions are for the second one."""
     if windows[0].refusal():
         return
@@ -207,7 +211,9 @@ def cycles(spec: SparseF32Spec) -> float:
     products = spec.entries * (vectors * load + NONZERO_CYCLES)
     kept = rows * (ROW_CYCLES + (2.0 * vectors if blocks > 1 else 0.0))
     units = spec.plane / LANES * spec.window.kernel[1] * groups_of(spec.channels)
-    turns = (units + vectors * groups_of(spec.out_channels)) * TURN_CYCLES
+    far = spec.tile.lines * spec.tile.across * padded(spec.channels) * 4 > FAR_BYTES
+    turn = FAR_TURN_CYCLES if far else TURN_CYCLES
+    turns = (units + vectors * groups_of(spec.out_channels)) * turn
     return spec.tasks() * (products + kept + turns)
 
 
