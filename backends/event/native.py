@@ -16,9 +16,9 @@ from .graph import Conv, Dense, EventGraph, Integers, Layer, MaxPool, OneToOne, 
 from .layout import BLOCK, Place, depthwise_rows, quads, rows_of, weights_by_tap
 from .requant import formula
 
-# Shares of active inputs beyond which the dense form is faster, measured: see docs/results/event.md.
-BREAK_EVEN_IMAGE = 0.30
-BREAK_EVEN_VECTOR = 0.45
+# Shares of active inputs beyond which the dense form is faster, measured: docs/results/event_layers.md.
+BREAK_EVEN_IMAGE = 0.25
+BREAK_EVEN_VECTOR = 0.50
 
 _PRODUCT, _DEPTHWISE, _SUM_POOL, _MAX_POOL, _TABLE, _TABLE2 = range(6)
 MODES = {"auto": 0, "dense": 1, "events": 2}
@@ -261,8 +261,8 @@ class NativeGraph:
 
     def _make_scratch(self) -> _Scratch:
         products = [step for step in self._layers if step.kind == _PRODUCT]
-        inputs = max([step.in_h * step.in_w * step.in_c for step in products], default=0) + 8
-        taken = max([step.kh * step.kw * step.in_c for step in products], default=0) + 8
+        inputs = max([step.in_h * step.in_w * step.in_c for step in products], default=0) + 64
+        taken = max([step.kh * step.kw * step.in_c for step in products], default=0) + 64
         pixels = max([step.in_h * step.in_w for step in products], default=0) + 1
         pitch = max([step.in_pitch for step in products], default=0) + 64
         sizes = [

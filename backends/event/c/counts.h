@@ -75,6 +75,20 @@ static void close_block(const Layer *l, const int32_t *total, int64_t pixel, int
         return;
     }
     const float *factor = l->factor + first, *shift = l->shift + first;
+#if VNNI
+    if (!l->wide_out) {
+        __m512 least = _mm512_set1_ps((float)l->low), most = _mm512_set1_ps((float)(l->low + l->levels));
+        uint8_t *to = (uint8_t *)l->target + at;
+        for (int32_t c = 0; c < some; c += 16) {
+            __mmask16 inside = some - c >= 16 ? 0xffff : (__mmask16)((1u << (some - c)) - 1);
+            __m512 x = _mm512_cvtepi32_ps(_mm512_loadu_si512(total + c));
+            x = _mm512_add_ps(_mm512_mul_ps(x, _mm512_loadu_ps(factor + c)), _mm512_loadu_ps(shift + c));
+            x = _mm512_min_ps(_mm512_max_ps(x, least), most);
+            _mm512_mask_cvtepi32_storeu_epi8(to + c, inside, _mm512_cvtps_epi32(x));
+        }
+        return;
+    }
+#endif
     float low = (float)l->low, high = (float)(l->low + l->levels);
     int32_t counts[BLOCK];
     for (int32_t c = 0; c < BLOCK; c++) {

@@ -17,16 +17,16 @@ static int64_t count_active(const Layer *l) {
     return found;
 }
 
-// Lists the active channels of every pixel.
+// Lists the active channels of every pixel, counted from the start of its row of pixels.
 static void list_events(const Layer *l, Scratch *s) {
     int32_t pixels = l->in_h * l->in_w, n = 0;
     for (int32_t p = 0; p < pixels; p++) {
         s->start[p] = n;
-        int32_t c = 0;
+        int32_t c = 0, before = p % l->in_w * l->in_c;
         if (l->wide_in) {
             const int16_t *x = (const int16_t *)l->source + (int64_t)p * l->in_pitch;
             for (; c < l->in_c; c++)
-                if (x[c]) s->channel[n] = c, s->wide_payload[n++] = x[c];
+                if (x[c]) s->channel[n] = before + c, s->wide_payload[n++] = x[c];
             continue;
         }
         const uint8_t *x = (const uint8_t *)l->source + (int64_t)p * l->in_pitch;
@@ -37,15 +37,35 @@ static void list_events(const Layer *l, Scratch *s) {
             uint64_t mask = _mm512_test_epi8_mask(v, v);
             for (; mask; mask &= mask - 1) {
                 int32_t at = c + (int32_t)__builtin_ctzll(mask);
-                s->channel[n] = at, s->payload[n++] = x[at];
+                s->channel[n] = before + at, s->payload[n++] = x[at];
             }
         }
 #else
         for (; c < l->in_c; c++)
-            if (x[c]) s->channel[n] = c, s->payload[n++] = x[c];
+            if (x[c]) s->channel[n] = before + c, s->payload[n++] = x[c];
 #endif
     }
     s->start[pixels] = n;
+}
+
+// Copies events with their weight rows; up to 15 more are written beyond them.
+static int32_t take(const Layer *l, Scratch *s, int32_t n, int32_t e, int32_t end, int32_t base) {
+#if VNNI
+    if (!l->wide_in) {
+        __m512i by = _mm512_set1_epi32(base);
+        for (; e < end; e += 16, n += 16) {
+            _mm512_storeu_si512(s->offset + n, _mm512_add_epi32(_mm512_loadu_si512(s->channel + e), by));
+            _mm_storeu_si128((__m128i *)(s->taken + n), _mm_loadu_si128((const __m128i *)(s->payload + e)));
+        }
+        return n + end - e;
+    }
+#endif
+    for (; e < end; e++, n++) {
+        s->offset[n] = base + s->channel[e];
+        if (l->wide_in) s->wide_taken[n] = s->wide_payload[e];
+        else s->taken[n] = s->payload[e];
+    }
+    return n;
 }
 
 // Collects what lies under the window of an output pixel; returns how many.
@@ -54,16 +74,15 @@ static int32_t collect(const Layer *l, Scratch *s, int32_t oy, int32_t ox) {
     for (int32_t ky = 0; ky < l->kh; ky++) {
         int32_t y = oy * l->sh - l->top + ky * l->dh;
         if (y < 0 || y >= l->in_h) continue;
-        for (int32_t kx = 0; kx < l->kw; kx++) {
-            int32_t x = ox * l->sw - l->left + kx * l->dw;
-            if (x < 0 || x >= l->in_w) continue;
-            int32_t p = y * l->in_w + x, base = (ky * l->kw + kx) * l->in_c;
-            for (int32_t e = s->start[p]; e < s->start[p + 1]; e++, n++) {
-                s->offset[n] = base + s->channel[e];
-                if (l->wide_in) s->wide_taken[n] = s->wide_payload[e];
-                else s->taken[n] = s->payload[e];
-            }
+        const int32_t *start = s->start + y * l->in_w;
+        int32_t x = ox * l->sw - l->left, base = (ky * l->kw - x) * l->in_c;
+        if (l->dw == 1) {
+            int32_t from = x < 0 ? 0 : x, to = x + l->kw > l->in_w ? l->in_w : x + l->kw;
+            if (from < to) n = take(l, s, n, start[from], start[to], base);
+            continue;
         }
+        for (int32_t kx = 0; kx < l->kw; kx++, x += l->dw, base -= (l->dw - 1) * l->in_c)
+            if (x >= 0 && x < l->in_w) n = take(l, s, n, start[x], start[x + 1], base);
     }
     return n;
 }
@@ -137,9 +156,14 @@ static void product_events(const Layer *l, Scratch *s) {
 // --- dense products: weights [block][tap][channels / 4][64][4] -------------------------------------
 
 #if VNNI
-static const uint8_t *under(const Layer *l, const Scratch *s, int32_t oy, int32_t ox, int32_t ky, int32_t kx) {
-    int32_t y = oy * l->sh - l->top + ky * l->dh, x = ox * l->sw - l->left + kx * l->dw;
-    if (ox >= l->out_w || y < 0 || y >= l->in_h || x < 0 || x >= l->in_w) return s->zeros;
+typedef struct {
+    int32_t y, x;
+} Corner;
+
+static const uint8_t *under(const Layer *l, const Scratch *s, Corner corner, int32_t ky, int32_t kx) {
+    int32_t y = corner.y + ky * l->dh, x = corner.x + kx * l->dw;
+    // Negative ones are large when unsigned.
+    if ((uint32_t)y >= (uint32_t)l->in_h || (uint32_t)x >= (uint32_t)l->in_w) return s->zeros;
     return (const uint8_t *)l->source + ((int64_t)y * l->in_w + x) * l->in_pitch;
 }
 
@@ -149,33 +173,43 @@ static __m512i spread(const uint8_t *x) {
     return _mm512_set1_epi32(word);
 }
 
-static void dense_pixels(const Layer *l, const Scratch *s, int32_t oy, int32_t ox, int32_t first) {
-    int32_t fours = l->in_pitch / 4;
+// Six pixels by 64 outputs: 24 accumulators.
+static void dense_pixels(const Layer *l, const Scratch *s, int32_t pixel, int32_t first) {
+    int32_t fours = l->in_pitch / 4, pixels = l->out_h * l->out_w;
     const int8_t *w = l->quads + (int64_t)(first / BLOCK) * l->kh * l->kw * fours * 4 * BLOCK;
-    __m512i a[4][4];
-    for (int m = 0; m < 4; m++)
-        for (int p = 0; p < 4; p++) a[p][m] = _mm512_loadu_si512(l->bias + first + 16 * m);
+    Corner corner[6];
+    __m512i a[6][4];
+#pragma GCC unroll 6
+    for (int p = 0; p < 6; p++) {
+        int32_t at = pixel + p < pixels ? pixel + p : pixels - 1;
+        corner[p] = (Corner){at / l->out_w * l->sh - l->top, at % l->out_w * l->sw - l->left};
+#pragma GCC unroll 4
+        for (int m = 0; m < 4; m++) a[p][m] = _mm512_loadu_si512(l->bias + first + 16 * m);
+    }
     for (int32_t ky = 0; ky < l->kh; ky++)
         for (int32_t kx = 0; kx < l->kw; kx++) {
-            const uint8_t *x0 = under(l, s, oy, ox, ky, kx), *x1 = under(l, s, oy, ox + 1, ky, kx);
-            const uint8_t *x2 = under(l, s, oy, ox + 2, ky, kx), *x3 = under(l, s, oy, ox + 3, ky, kx);
+            const uint8_t *x0 = under(l, s, corner[0], ky, kx), *x1 = under(l, s, corner[1], ky, kx);
+            const uint8_t *x2 = under(l, s, corner[2], ky, kx), *x3 = under(l, s, corner[3], ky, kx);
+            const uint8_t *x4 = under(l, s, corner[4], ky, kx), *x5 = under(l, s, corner[5], ky, kx);
             for (int32_t i = 0; i < fours; i++, w += 4 * BLOCK) {
-                __m512i q0 = spread(x0 + 4 * i), q1 = spread(x1 + 4 * i);
-                __m512i q2 = spread(x2 + 4 * i), q3 = spread(x3 + 4 * i);
+                const uint8_t *x[6] = {x0, x1, x2, x3, x4, x5};
+                __m512i v[4];
 #pragma GCC unroll 4
-                for (int m = 0; m < 4; m++) {
-                    __m512i v = _mm512_loadu_si512(w + BLOCK * m);
-                    a[0][m] = _mm512_dpbusd_epi32(a[0][m], q0, v);
-                    a[1][m] = _mm512_dpbusd_epi32(a[1][m], q1, v);
-                    a[2][m] = _mm512_dpbusd_epi32(a[2][m], q2, v);
-                    a[3][m] = _mm512_dpbusd_epi32(a[3][m], q3, v);
+                for (int m = 0; m < 4; m++) v[m] = _mm512_loadu_si512(w + BLOCK * m);
+#pragma GCC unroll 6
+                for (int p = 0; p < 6; p++) {
+                    __m512i q = spread(x[p] + 4 * i);
+#pragma GCC unroll 4
+                    for (int m = 0; m < 4; m++) a[p][m] = _mm512_dpbusd_epi32(a[p][m], q, v[m]);
                 }
             }
         }
-    for (int p = 0; p < 4 && ox + p < l->out_w; p++) {
+#pragma GCC unroll 6
+    for (int p = 0; p < 6; p++) {
         int32_t total[BLOCK];
+#pragma GCC unroll 4
         for (int m = 0; m < 4; m++) _mm512_storeu_si512(total + 16 * m, a[p][m]);
-        close_block(l, total, (int64_t)oy * l->out_w + ox + p, first);
+        if (pixel + p < pixels) close_block(l, total, pixel + p, first);
     }
 }
 
@@ -211,8 +245,7 @@ static void product_dense(const Layer *l, const Scratch *s) {
             dense_vector(l, first);
             continue;
         }
-        for (int32_t oy = 0; oy < l->out_h; oy++)
-            for (int32_t ox = 0; ox < l->out_w; ox += 4) dense_pixels(l, s, oy, ox, first);
+        for (int32_t p = 0; p < l->out_h * l->out_w; p += 6) dense_pixels(l, s, p, first);
     }
 }
 #endif
