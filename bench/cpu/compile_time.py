@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from ...backends.cpu.native import codegen
+from ...backends.cpu.native import codegen, link, objects
 from ...backends.cpu.native.timing_cache import VARIABLE
 from ...compiler.errors import ParedError
 from ..meter import pinned
@@ -43,10 +43,9 @@ class Clock:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Time the compilation of kernels and linking meanwhile."""
-        compile_all, link = codegen.compile_all, codegen.link
         with (
-            patch.object(codegen, "compile_all", self._timed("kernels", compile_all)),
-            patch.object(codegen, "link", self._timed("link", link)),
+            patch.object(codegen, "compile_all", self._timed("kernels", objects.compile_all)),
+            patch.object(codegen, "link", self._timed("link", link.link)),
         ):
             yield
 

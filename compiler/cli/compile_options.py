@@ -39,8 +39,8 @@ Precision = Annotated[
     str | None,
     typer.Option(
         metavar="P",
-        help="int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8, w4a8-dynamic, b2 (binary bases), ...; "
-        "default: float.",
+        help="int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8, w4a8-dynamic, b2 (binary bases), "
+        "...; default: float.",
         rich_help_panel=PRECISION,
     ),
 ]  # fmt: skip

@@ -1,9 +1,9 @@
 """Chains of float operators that end in a quantizer of one or two bits, folded into thresholds.
 
-A quantized layer of a BNN ends in BatchNorm (or Mul, Add, ...) and a quantizer. Its sum is an integer of known
-range, so each threshold is found by bisection, evaluating the chain with the arithmetic of docs/semantics.md:
-what comes out is exact, ties and float rounding included, because every operator that is allowed here is
-monotone, also when rounded. Where the chain reads float32 values, bisection goes over their ordered bit
+A quantized layer of a BNN ends in BatchNorm (or Mul, Add, ...) and a quantizer. Its sum is an integer of
+known range, so each threshold is found by bisection, evaluating the chain with the arithmetic of
+docs/semantics.md: what comes out is exact, ties and float rounding included, because every operator that
+is allowed here is monotone, also when rounded. Where the chain reads float32 values, bisection goes over their ordered bit
 patterns; of bytes every value is evaluated.
 """
 
