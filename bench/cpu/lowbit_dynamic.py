@@ -23,14 +23,15 @@ from .kernels import memory_read
 from .models import Native, in_onnxruntime
 
 SIZE, LAYERS, BLOCK = 4096, 5, 32
-FORMS = ((4, 1), (4, 4))
+FORMS = ((4, 1), (4, 4), (2, 1))
 HEADINGS = ("bits", "rows", "MB", "us per layer", "GB/s", "of the memory", "ORT us", "x ORT")
 ABOUT = f"""`python -m pared.bench.cpu.lowbit_dynamic`. A float model of {LAYERS} layers MatMul + bias + Relu,
 {SIZE} x {SIZE}, compiled with `--precision w4a8-dynamic` or `w2a8-dynamic` for engine `native`, verification
 included: weights in blocks of {BLOCK} with float32 scales, activations rounded to int8 per block in
 the run, the bias added in the kernel. Peer: onnxruntime's MatMulNBits with bias at accuracy_level 4, which
 rounds activations too; {LAYERS} such layers with weights of its own in one session. One pinned core,
-candidates interleaved, CPU time per run divided by {LAYERS}; weights are cold, for the others were read since.
+candidates interleaved, CPU time per run divided by {LAYERS}; weights are cold, for the others were read
+since.
 
 The share of the memory bandwidth is that of NumPy adding up as many bytes of int64, cold as well, in the
 same rounds."""

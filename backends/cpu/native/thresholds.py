@@ -2,9 +2,9 @@
 
 A quantized layer of a BNN ends in BatchNorm (or Mul, Add, ...) and a quantizer. Its sum is an integer of
 known range, so each threshold is found by bisection, evaluating the chain with the arithmetic of
-docs/semantics.md: what comes out is exact, ties and float rounding included, because every operator that
-is allowed here is monotone, also when rounded. Where the chain reads float32 values, bisection goes over their ordered bit
-patterns; of bytes every value is evaluated.
+docs/semantics.md: what comes out is exact, ties and float rounding included, because every operator that is
+allowed here is monotone, also when rounded. Where the chain reads float32 values, bisection goes over their
+ordered bit patterns; of bytes every value is evaluated.
 """
 
 from __future__ import annotations
