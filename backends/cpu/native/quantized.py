@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ....compiler.ir.quant import dequantize_array, view
+from ....compiler.ir.quant import QONNX_DOMAIN, dequantize_array, quantize_array, view
 from ....compiler.ir.walk import int_attribute, producer
 from ....compiler.ops.constants import constant_expression
 from .layers import Floats, Quant
@@ -46,19 +46,30 @@ def array_of(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
     if value is None:
         return None
     node = producer(value, "DequantizeLinear")
-    if node is None:
+    if node is None and producer(value, "Quant", QONNX_DOMAIN) is None:
         found = constant_expression(value)
         return evaluate_weight(value) if found is None else found
-    q, params = constant_expression(node.inputs[0]), view(value)
+    q, params = _codes(value), view(value)
     return None if q is None or params is None else dequantize_array(q, params)
+
+
+def _codes(value: ir.Value) -> npt.NDArray[np.generic] | None:
+    """Return the integers behind a DequantizeLinear, or those that a Quant makes; None unless constant."""
+    node, params = value.producer(), view(value)
+    stored = None if node is None else constant_expression(node.inputs[0])
+    if node is None or stored is None or node.op_type == "DequantizeLinear":
+        return stored
+    return None if params is None else np.asarray(quantize_array(stored, params))
 
 
 def weights_of(value: ir.Value | None, axis: int) -> Weights | str:
     """Return integer weights whose scales vary along `axis` at most, or why they are none."""
-    node = producer(value, "DequantizeLinear")
-    if node is None or value is None:
+    if (
+        value is None
+        or (producer(value, "DequantizeLinear") or producer(value, "Quant", QONNX_DOMAIN)) is None
+    ):
         return "the weights are not quantized"
-    q, params = constant_expression(node.inputs[0]), view(value)
+    q, params = _codes(value), view(value)
     if q is None or params is None:
         return "the weights or their parameters are not constant"
     if params.spec.bits > 8 or params.spec.block_size or params.scale.dtype != np.float32:
