@@ -18,9 +18,13 @@ from ..ir.walk import constant
 from ..ort import make_session, run_session
 from ..records import Metric, Origin
 
-# What unstructured sparsity gains over dense code on a CPU: share of weights left -> time (docs/results; CPU
-# kernels of compressed rows break even at 60 % zeros, 3.6x at 90 %).
-_SPARSE = ((0.40, 1.0), (0.30, 0.77), (0.20, 0.5), (0.10, 0.28), (0.05, 0.125), (0.0, 0.1))
+# What zeros anywhere gain on a CPU: share of weights left -> time over that of onnxruntime's dense code,
+# median of the layers of docs/results/cpu_sparse_layers.md (engine native, kernels/sparse_f32.py).
+_SPARSE = ((0.60, 0.83), (0.50, 0.69), (0.30, 0.43), (0.20, 0.31), (0.10, 0.19), (0.05, 0.117), (0.0, 0.05))
+# Blocks of so many outputs that have their zeros in common cost what is left of them; also with few rows,
+# where zeros anywhere gain nothing.
+_BLOCK = 16
+_FEW_ROWS = 4
 # Multiply-accumulates per cycle relative to float32: 8-bit dot products 4, one bit with popcount 21.
 _WIDTHS = {8: 4.0, 1: 21.0}
 _SECONDS = 0.2
@@ -121,11 +125,32 @@ def packed_bytes(model: ir.Model) -> int:
 
 def _sparse(node: ir.Node) -> float:
     weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if weight is None or weight.dtype.kind != "f":
+    if weight is None or weight.dtype.kind != "f" or weight.ndim < 2 or not weight.size:
         return 1.0
-    left = float(np.count_nonzero(weight)) / max(weight.size, 1)
+    axis = 0 if _outputs_first(node) else weight.ndim - 1
+    kept = np.logical_or.reduceat(weight != 0, np.arange(0, weight.shape[axis], _BLOCK), axis=axis)
+    blocks, left = float(kept.mean()), float(np.count_nonzero(weight)) / weight.size
     shares, times = zip(*reversed(_SPARSE), strict=True)
-    return float(np.interp(left, shares, times))
+    anywhere = (
+        float(np.interp(left, shares, times)) if left <= shares[-1] and not _has_few_rows(node) else 1.0
+    )
+    return min(blocks, anywhere)
+
+
+def _outputs_first(node: ir.Node) -> bool:
+    if node.op_type == "Gemm":
+        turned = node.attributes.get("transB")
+        return turned is not None and turned.as_int() == 1
+    return node.op_type == "Conv"
+
+
+def _has_few_rows(node: ir.Node) -> bool:
+    """Tell whether a layer computes at most four rows or pixels; unknown sizes count as one."""
+    shape = node.outputs[0].shape
+    if shape is None:
+        return False
+    sizes = [size if isinstance(size, int) else 1 for size in shape]
+    return math.prod(sizes) // max(sizes[1 if node.op_type == "Conv" else -1], 1) <= _FEW_ROWS
 
 
 def _input(model: ir.Model, name: str, batch: Mapping[str, Array]) -> Array:

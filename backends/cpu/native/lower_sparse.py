@@ -29,7 +29,7 @@ from .place import Builder
 
 # Shares of zeros below which no sparse kernel is tried.
 LEAST_ZEROS = 0.3
-LEAST_ZEROS_ANYWHERE = 0.5
+LEAST_ZEROS_ANYWHERE = 0.35
 LEAST_CHANNELS = 8
 # Predicted ratios of the times, sparse to dense, within which both are timed.
 CLOSE = (0.5, 1.5)
@@ -44,7 +44,7 @@ TURN_CYCLES = 115.0
 FAR_BYTES = 160 << 10
 FAR_TURN_CYCLES = 150.0
 L1_BYTES = 40 << 10
-BLOCK_MACS_PER_NS = 48.0
+BLOCK_MACS_PER_NS = 55.0
 FEW_MACS_PER_NS = 20.0
 MOST_VECTORS = 8
 

@@ -9,11 +9,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from pared.backends.cpu.native.isa import host_isa
+from pared.backends.cpu.native.isa import Isa, host_isa
 from pared.backends.cpu.native.lower import lower
+from pared.backends.cpu.native.timing import Decisions, deciding
 from pared.backends.reference import evaluate
 from pared.compiler.artifact.read import open_artifact
 from pared.compiler.ir.importer import import_model
+from pared.compiler.rebuild import rebuild_artifact
 from pared.compiler.runtime import load
 
 pytest.importorskip("tvm", reason="apache-tvm compiles the kernels (extra 'tvm')")
@@ -60,6 +62,31 @@ def test_mostly_zero_layers_get_sparse_kernels() -> None:
 
 def test_layers_with_common_zeros_get_block_kernels() -> None:
     assert families(network(0.7, rows=32)).count("sparse_blocks_f32") == 4
+
+
+def test_a_close_case_repeats_the_recorded_choice() -> None:
+    """Products of one row with half of the blocks gone: close to dense by prediction."""
+    proto, isa = network(0.5, rows=16), host_isa()
+    assert isinstance(isa, Isa)
+    with deciding(Decisions(isa, recorded={})) as first:
+        families(proto)
+    choices = [key for key in first.made if key.startswith("sparse ")]
+    assert choices
+    for sparse in (True, False):
+        # A key reads: sparse FAMILY SPEC or FAMILY SPEC.
+        wanted = {k: (k.split()[1] if sparse else k.split(" or ")[1].split()[0]) for k in choices}
+        with deciding(Decisions(isa, recorded={**first.made, **wanted})) as again:
+            found = families(proto)
+        assert sum(family.startswith("sparse") for family in found) >= len(choices) or not sparse
+        assert {key: again.made[key] for key in choices} == wanted
+
+
+def test_a_rebuild_gives_the_same_bytes(tmp_path: Path) -> None:
+    import pared
+
+    onnx.save(network(0.6, rows=16), tmp_path / "m.onnx")
+    pared.compile(tmp_path / "m.onnx", engine="native", threads=1, output=tmp_path / "out")
+    assert rebuild_artifact(tmp_path / "out").same
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.25])
