@@ -93,22 +93,25 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
 
 def _wanted(job: Job, variants: Variants, pinned: str | None) -> list[tuple[str, str]]:
     """Return the (variant, engine) pairs to build, the asked precision first."""
-    engines = list(job.backend.engines(job.target))
+    here = list(job.backend.engines(job.target))
+    # Of an engine that the target has and this installation has not, lowering says what is missing.
+    engines, known = here or list(job.target.engines), [*dict.fromkeys((*here, *job.target.engines))]
     if job.recipe.engine is not None:
-        if job.recipe.engine not in engines:
+        if job.recipe.engine not in known:
             raise PipelineError(
                 "unknown-engine",
-                f"engine {job.recipe.engine!r} is not usable here",
-                nearest(job.recipe.engine, engines),
+                f"target {job.target.name} has no engine {job.recipe.engine!r}",
+                nearest(job.recipe.engine, known),
             )
         engines = [job.recipe.engine]
-    pairs = [(variant, engine) for variant in reversed(variants.models) for engine in engines]
     if pinned is None:
-        return pairs
-    found = [pair for pair in pairs if "/".join(pair) == pinned]
-    if not found:
-        raise PipelineError("unknown-choice", f"candidate {pinned!r} cannot be built here; {pairs} can")
-    return found
+        return [(variant, engine) for variant in reversed(variants.models) for engine in engines]
+    pairs = {f"{variant}/{engine}": (variant, engine) for variant in variants.models for engine in known}
+    if pinned not in pairs:
+        raise PipelineError(
+            "unknown-choice", f"candidate {pinned!r} cannot be built", f"valid: {', '.join(pairs)}"
+        )
+    return [pairs[pinned]]
 
 
 @contextmanager
@@ -118,14 +121,17 @@ def _built(
     """Lower and load every wanted candidate; those an engine refuses are recorded with the reason."""
     candidates: list[_Candidate] = []
     refused: list[CandidateRecord] = []
+    one_engine = len({engine for _, engine in wanted}) == 1
     with ExitStack() as stack:
         for done, (variant, engine) in enumerate(wanted):
             job.ctx.check_cancelled()
             job.ctx.progress("lower", done, len(wanted))
             try:
                 candidate = _build(job, variants.models[variant], variant, engine, scratch)
-            except (ParedError, MissingTool) as err:
-                if isinstance(err, ArtifactError) or len(wanted) == 1:
+            except ParedError as err:
+                # Where another precision of the same engine is tried next, that would miss the tool too.
+                last = len(wanted) == 1 or (isinstance(err, MissingTool) and one_engine)
+                if last or isinstance(err, ArtifactError):
                     raise
                 refused.append(_record(f"{variant}/{engine}", verdict=f"not built: {err.message}"))
                 continue

@@ -10,10 +10,12 @@ import onnx_ir as ir
 import pytest
 
 import pared
+from pared.backends.cpu.backend import CpuBackend
+from pared.backends.cpu.native import compile as native_compile
 from pared.compiler.data import open_samples
 from pared.compiler.driver import compile_recipe
 from pared.compiler.driver.golden import golden_inputs
-from pared.compiler.errors import DataError, ParedError, PipelineError, UnsupportedOp
+from pared.compiler.errors import DataError, MissingTool, ParedError, PipelineError, UnsupportedOp
 from pared.compiler.ir.export import signature_of
 from pared.compiler.ort import make_session, run_session
 from pared.compiler.recipe import Recipe
@@ -95,6 +97,20 @@ def test_an_engine_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(PipelineError, match=r"valid: .*ort") as caught:
         compile_recipe(Recipe(model=str(CNN), engine="warp"), None)
     assert caught.value.reason == "unknown-engine"
+
+
+@pytest.mark.parametrize("choice", [{"engine": "native"}, {"choice": "int8/native"}])
+def test_an_engine_whose_packages_are_missing_names_their_extra(
+    choice: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: object) -> None:
+        raise MissingTool("tvm-missing", "engine native needs the package apache-tvm", "pip install")
+
+    monkeypatch.setattr(CpuBackend, "engines", lambda *_: ["ort"])
+    monkeypatch.setattr(native_compile, "lower", without)
+    recipe = Recipe(model=str(CNN), precision="int8", calibration=str(CALIBRATION), **choice)
+    with pytest.raises(MissingTool, match="apache-tvm"):
+        compile_recipe(recipe, None)
 
 
 def limited_target(folder: Path) -> Path:
