@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -53,21 +54,20 @@ def array_of(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
     return None if q is None or params is None else dequantize_array(q, params)
 
 
-def _codes(value: ir.Value) -> npt.NDArray[np.generic] | None:
+def _codes(value: ir.Value) -> npt.NDArray[np.number] | None:
     """Return the integers behind a DequantizeLinear, or those that a Quant makes; None unless constant."""
     node, params = value.producer(), view(value)
     stored = None if node is None else constant_expression(node.inputs[0])
-    if node is None or stored is None or node.op_type == "DequantizeLinear":
-        return stored
-    return None if params is None else np.asarray(quantize_array(stored, params))
+    if node is None or stored is None or params is None:
+        return None
+    codes = stored if node.op_type == "DequantizeLinear" else quantize_array(stored, params)
+    return cast("npt.NDArray[np.number]", codes)
 
 
 def weights_of(value: ir.Value | None, axis: int) -> Weights | str:
     """Return integer weights whose scales vary along `axis` at most, or why they are none."""
-    if (
-        value is None
-        or (producer(value, "DequantizeLinear") or producer(value, "Quant", QONNX_DOMAIN)) is None
-    ):
+    node = producer(value, "DequantizeLinear") or producer(value, "Quant", QONNX_DOMAIN)
+    if value is None or node is None:
         return "the weights are not quantized"
     q, params = _codes(value), view(value)
     if q is None or params is None:
