@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +60,7 @@ def _codes(value: ir.Value) -> npt.NDArray[np.number] | None:
     if node is None or stored is None or params is None:
         return None
     codes = stored if node.op_type == "DequantizeLinear" else quantize_array(stored, params)
-    return cast("npt.NDArray[np.number]", codes)
+    return codes
 
 
 def weights_of(value: ir.Value | None, axis: int) -> Weights | str:
