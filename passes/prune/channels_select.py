@@ -42,11 +42,11 @@ class Family:
         return [n, *range((n - 1) // self.step * self.step, 0, -self.step)]
 
     def kept(self, sparsity: float) -> int:
-        """Return the number nearest to a share that goes; none goes at 0."""
+        """Return the number nearest to a share that goes, the larger of two; all at 0."""
         if sparsity == 0.0:
             return len(self.units)
         wanted = (1.0 - sparsity) * len(self.units)
-        return min(self.counts(), key=lambda c: (abs(c - wanted), c))
+        return min(self.counts(), key=lambda c: (abs(c - wanted), -c))
 
     def going(self, scores: Floats, kept: int) -> Labels:
         """Return the units of lowest score, all but `kept`."""
