@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...compiler.backend import Executable, Payload, Verdict
 from ...compiler.errors import TargetError, nearest
+from .modes import EXACT_MODES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ...compiler.pass_api import Context
     from ...compiler.target import Target
 
-ENGINES = ("graded",)
+ENGINES = ("graded", *EXACT_MODES)
 
 _OPS = frozenset(
     [
@@ -46,7 +47,7 @@ _OPS = frozenset(
 
 
 class EventBackend:
-    """Runs quantized feed-forward models by events."""
+    """Runs quantized feed-forward models by events; its engines are modes, see `modes.py`."""
 
     name: ClassVar[str] = "event"
 
@@ -66,7 +67,8 @@ class EventBackend:
 
         Raises:
             TargetError: unknown engine.
-            UnsupportedOp: `event-unsupported`, the first node that no event layer computes, and why.
+            UnsupportedOp: `event-unsupported`, the first node that no event layer computes, and why;
+                `event-mode`, a layer that the mode does not take.
         """
         from .lower import lower
 
@@ -86,7 +88,7 @@ class EventBackend:
         from .engine import load
 
         _known(engine)
-        return load(folder, options)
+        return load(folder, engine, options)
 
 
 def _known(engine: str) -> None:

@@ -13,6 +13,7 @@ from ...compiler.inputs import InputChecker
 from ...compiler.machine import find_machine
 from .build import LIBRARY
 from .graph import EventGraph, Integers
+from .modes import run
 from .native import NativeGraph, Unfit
 from .pack import FILE, unpack
 from .simulate import encode, graded, reals
@@ -21,8 +22,9 @@ from .simulate import encode, graded, reals
 class EventExecutable:
     """A loaded event graph: by the kernels where they take it, else in NumPy."""
 
-    def __init__(self, graph: EventGraph, native: NativeGraph | None) -> None:
+    def __init__(self, graph: EventGraph, native: NativeGraph | None, mode: str = "graded") -> None:
         self.graph = graph
+        self.mode = mode
         self.native = native
         self._open = True
         self._signature = signature_of(graph)
@@ -48,13 +50,15 @@ class EventExecutable:
         if any(len(array) == 0 for array in inputs.values()):
             names = {output.layer for output in self.graph.outputs}
             return {name: np.zeros((0, *self.graph.layer(name).shape), np.int64) for name in names}
+        if self.mode != "graded":
+            return run(self.graph, inputs, self.mode).counts
         if native is None:
             return graded(self.graph, inputs)
         counts = {e.population: encode(e, inputs[e.name]) for e in self.graph.inputs}
         return native.run(counts)
 
 
-def load(folder: Path, options: Mapping[str, object]) -> EventExecutable:
+def load(folder: Path, engine: str, options: Mapping[str, object]) -> EventExecutable:
     """Load the payload from an artifact's folder.
 
     Raises:
@@ -62,8 +66,8 @@ def load(folder: Path, options: Mapping[str, object]) -> EventExecutable:
         TargetError: `cpu-feature-missing`, naming what this CPU lacks.
     """
     graph, library = unpack(folder / FILE), folder / LIBRARY
-    if not library.is_file():
-        return EventExecutable(graph, None)
+    if engine != "graded" or not library.is_file():
+        return EventExecutable(graph, None, engine)
     have = find_machine().cpu_features
     missing = [name for name in str(options.get("features", "")).split() if name not in have]
     if missing:

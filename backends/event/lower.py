@@ -17,6 +17,8 @@ from ...compiler.ir.export import to_bytes
 from ...compiler.ops import expand_custom_ops
 from .build import LIBRARY, build, features_of
 from .graph import EventGraph, Integers, Layer
+from .ledger import ledger
+from .modes import check_mode
 from .pack import FILE, pack
 from .read import read
 from .simulate import Counts, accumulate, graded
@@ -37,16 +39,21 @@ def lower(model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload
     The graph goes along as `model.onnx`, which layers are verified against.
     """
     graph = read(model)
+    if engine != "graded":
+        check_mode(graph, engine)
     seen = _observe(graph, ctx)
     plain = model.clone()
     if expand_custom_ops(plain):
         RemoveUnusedNodesPass()(plain)
     names = json.dumps(compact(plain), indent=0) + "\n"
-    report = json.dumps(describe(graph, seen), indent=1) + "\n"
+    report = json.dumps(describe(graph, seen, target), indent=1) + "\n"
     files = {FILE: pack(graph), "model.onnx": to_bytes(plain)}
     features = features_of(target)
-    library = build(features)
-    slow = () if library is not None else ("no C compiler is here: NumPy runs the layers, slowly",)
+    native = engine == "graded"
+    library = build(features) if native else None
+    slow = (
+        () if library is not None or not native else ("no C compiler is here: NumPy runs the layers, slowly",)
+    )
     if library is not None:
         files[LIBRARY] = library
     options = {"features": " ".join(features)}
@@ -116,9 +123,12 @@ def notes(graph: EventGraph) -> tuple[str, ...]:
     )
 
 
-def describe(graph: EventGraph, seen: Counts | None) -> dict[str, object]:
-    """Return the report: one entry per layer."""
-    return {"layers": [_entry(layer, seen) for layer in graph.layers]}
+def describe(graph: EventGraph, seen: Counts | None, target: Target) -> dict[str, object]:
+    """Return the report: one entry per layer; with calibration data, operations and modelled energy."""
+    report: dict[str, object] = {"layers": [_entry(layer, seen) for layer in graph.layers]}
+    if seen is not None:
+        report["ledger"] = ledger(graph, seen, target.energy)
+    return report
 
 
 def _entry(layer: Layer, seen: Counts | None) -> dict[str, object]:

@@ -44,9 +44,9 @@ HEADINGS = (
     "ORT / event-cpu", "native / event-cpu", "GSOP/s",
 )  # fmt: skip
 ABOUT = """`python -m pared.bench.event.layers`. One quantized layer (uint8 counts of 1 to 255 at random
-places, int8 weights per channel, int32 bias, requantized to uint8), batch 1, one pinned core, one thread,
-{rounds} interleaved rounds, medians of wall time; ratios are medians of the ratios of each round, above 1
-means that event-cpu is faster. "event-cpu" chooses per run from the activity that it counts ("runs" says what);
+places, int8 weights per channel, int32 bias, requantized to uint8), batch 1, one pinned core, one thread, {rounds}
+interleaved rounds, medians of wall time; ratios are medians of the ratios of each round, above 1 means that
+event-cpu is faster. "event-cpu" chooses per run from the activity that it counts ("runs" says what);
 "events" and "dense" are its two forms, forced. Inputs and outputs are bound once everywhere: onnxruntime by
 its IO binding (its call is about 10 us), native and event-cpu by a ctypes call; event-cpu finds its input
 channels-last, as a layer inside a network does, while the others transpose a model's input and output. The
@@ -54,13 +54,13 @@ integers of all were equal on every input. GSOP/s: active inputs times their syn
 the time of "events"."""
 
 REMARK = """Aims: at 5 % activity 2 times as fast as onnxruntime's dense convolution 64->64 on 32x32, 7
-times on 1024x1024: met. Never more than 5 % slower than dense at any activity: met against onnxruntime; missed
-against engine native on convolutions from about 20 % on, where the dense form here takes 1.3 to 1.5 times as
-long. Tried on it: 4 pixels by 64 outputs (214 us on 64->64), then 6 by 64 (181 us, fewer loads of weights per
-product); the weights of a block of 64 outputs (37 and 74 KB) come from the second-level cache for every group
-of pixels, which native's tiles avoid. For nets that are active everywhere target cpu is the better one. The
-events form does up to 86 GSOP/s where the lists are long, as predicted; below 5 % the lists, the scan of the
-input and the requantization of all outputs bound it."""
+times on 1024x1024: met. Never more than 5 % slower than dense at any activity: met against onnxruntime;
+missed against engine native on convolutions from about 20 % on, where the dense form here takes 1.3 to 1.5
+times as long. Tried on it: 4 pixels by 64 outputs (214 us on 64->64), then 6 by 64 (181 us, fewer loads of
+weights per product); the weights of a block of 64 outputs (37 and 74 KB) come from the second-level cache
+for every group of pixels, which native's tiles avoid. For nets that are active everywhere target cpu is the
+better one. The events form does up to 86 GSOP/s where the lists are long, as predicted; below 5 % the
+lists, the scan of the input and the requantization of all outputs bound it."""
 
 
 def layer_model(sizes: tuple[int, ...]) -> onnx.ModelProto:
@@ -74,9 +74,10 @@ def layer_model(sizes: tuple[int, ...]) -> onnx.ModelProto:
     w = rng.integers(-127, 128, shape).astype(np.int8)
     ws = rng.uniform(0.5e-3, 1e-3, sizes[0]).astype(np.float32)
     arrays: dict[str, Array] = {
-        "xs": np.float32(0.02), "xz": np.uint8(0), "w": w, "ws": ws, "wz": np.zeros(sizes[0], np.int8),
+        "xs": np.array(0.02, np.float32), "xz": np.array(0, np.uint8), "w": w, "ws": ws, "wz": np.zeros(sizes[0], np.int8),
         "b": rng.integers(-1000, 1000, sizes[0]).astype(np.int32), "bs": np.float32(0.02) * ws,
-        "ys": np.float32(0.02 * 7.5e-4 * 73 * 147 * terms**0.5 / 80), "yz": np.uint8(0),
+        "ys": np.array(0.02 * 7.5e-4 * 73 * 147 * terms**0.5 / 80, np.float32),
+        "yz": np.array(0, np.uint8),
     }  # fmt: skip
     layer = (
         helper.make_node("Conv", ["xf", "wf", "bf"], ["y"], pads=[1] * 4, kernel_shape=[3, 3], name="layer")
