@@ -1,8 +1,9 @@
 """Integer layers as a circuit of adders, comparisons and multiplexers, traced with da4ml.
 
-Every multiplication by a constant becomes shared additions (distributed arithmetic with common subexpressions,
-https://arxiv.org/abs/2507.04535). What a wire's integers carry beside the variable costs nothing: zero points, the
-+1/-1 of bipolar values and biases stay with the signal as `q = gain * v + bias` and end in the next thresholds.
+Every multiplication by a constant becomes shared additions (distributed arithmetic with common
+subexpressions, https://arxiv.org/abs/2507.04535). What a wire's integers carry beside the variable costs
+nothing: zero points, the +1/-1 of bipolar values and biases stay with the
+signal as `q = gain * v + bias` and end in the next thresholds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from ...compiler.errors import UnsupportedOp
 from .graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
-from .scaling import find_scaling, signed_digits
+from .scaling import Scaling, find_scaling, signed_digits
 from .simulate import windows
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Variables: TypeAlias = npt.NDArray[np.object_]
 MOST_PRODUCTS = 400_000
 _MOST_COMPARISONS = 64
 _BLOCK = 64
+_FEW = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,18 @@ class Circuit:
     biases: Ints
     input_gains: Ints
     input_biases: Ints
+
+    def enter(self, network: Network, codes: Mapping[str, Ints]) -> Ints:
+        """Return what the ports take, [N, inputs], for integers of the network's inputs."""
+        columns = [codes[wire.name].reshape(len(codes[wire.name]), -1) for wire in network.inputs]
+        return np.asarray((np.concatenate(columns, axis=1) - self.input_biases) // self.input_gains)
+
+    def leave(self, network: Network, values: Ints) -> dict[str, Ints]:
+        """Return the integers of the network's outputs from what the ports give, [N, outputs]."""
+        wires = [network.wires[name] for name in network.outputs]
+        ends = np.cumsum([int(np.prod(wire.shape, dtype=np.int64)) for wire in wires])[:-1]
+        parts = np.split(values * self.gains + self.biases, ends, axis=1)
+        return {wire.name: part.reshape(-1, *wire.shape) for wire, part in zip(wires, parts, strict=True)}
 
 
 def trace(network: Network) -> Circuit:
@@ -219,15 +233,20 @@ class _Tracer:
 
     def _requant(self, layer: Layer) -> Signal:
         assert isinstance(layer, Requant)
-        signal = self._signals[layer.inputs[0]]
+        signal, wire = self._signals[layer.inputs[0]], self._network.wires[layer.inputs[0]]
+        lows, highs = (np.broadcast_to(bound, wire.shape) for bound in (wire.low, wire.high))
         counts = np.empty(layer.output.shape, object)
         cache: dict[tuple[int, ...], _Counter] = {}
         for place in np.ndindex(*layer.output.shape):
             channel = 0 if layer.axis is None else place[layer.axis]
-            v, bias = signal.variables[place], int(signal.bias[place])
-            key = (channel, bias, int(v.low), int(v.high))
+            v: FixedVariable = signal.variables[place]
+            bias = int(signal.bias[place])
+            # da4ml's interval may be wider than what the layer can give
+            low = max(int(v.low), -((bias - int(lows[place])) // signal.gain))
+            high = min(int(v.high), (int(highs[place]) - bias) // signal.gain)
+            key = channel, bias, low, high
             if key not in cache:
-                cache[key] = _counter(layer, channel, signal.gain, bias, v)
+                cache[key] = _counter(layer, channel, (signal.gain, bias), (low, high))
             counts[place] = cache[key](v)
         return Signal(counts, layer.output.step, np.full(layer.output.shape, layer.start))
 
@@ -244,46 +263,68 @@ class _Tracer:
 _Counter: TypeAlias = "Callable[[FixedVariable], FixedVariable]"
 
 
-def _counter(layer: Requant, channel: int, gain: int, bias: int, v: FixedVariable) -> _Counter:
-    """Return what counts the thresholds that `sign * (gain * v + bias)` reaches, for v in its range."""
+def _counter(layer: Requant, channel: int, line: tuple[int, int], ends: tuple[int, int]) -> _Counter:
+    """Return what counts the thresholds that `sign * (gain * v + bias)` reaches, for v in `ends`."""
+    gain, bias = line
     sign, row = int(layer.sign[channel]), layer.thresholds[channel]
     least = -((sign * bias - row) // gain)  # ceil((T - sign * bias) / gain), on a = sign * v
-    low, high = (int(v.low), int(v.high)) if sign > 0 else (-int(v.high), -int(v.low))
+    low, high = ends if sign > 0 else (-ends[1], -ends[0])
     always = int((least <= low).sum())
     inner = least[(least > low) & (least <= high)]
     if not inner.size:
         return lambda x: x * 0 + always
-    scaling = find_scaling(inner, low, high) if inner.size > 1 else None
-    if scaling is not None and 2 + signed_digits(scaling.factor) < inner.size:
-        return _scaled(sign, scaling.factor, scaling.bias, scaling.shift, int(inner.size), always)
-    if inner.size > _MOST_COMPARISONS:
+    parts = _parts(inner, low, high)
+    if len(parts) > _MOST_COMPARISONS:
         raise UnsupportedOp(
             "fpga-thresholds",
-            f"node {layer.name!r}, channel {channel}: {inner.size} thresholds that no multiplication equals",
+            f"node {layer.name!r}, channel {channel}: {inner.size} thresholds that few multiplications equal",
             "use fewer bits for activations (at most 6 behind a curve)",
         )
-    return _compared(sign, inner, always)
+    return lambda v: _tree([part(v * sign) for part in parts], _sum) + always
 
 
-def _scaled(sign: int, factor: int, bias: int, shift: int, levels: int, always: int) -> _Counter:
-    def count(v: FixedVariable) -> FixedVariable:
-        scaled = (v * (sign * factor * 2.0**-shift)) + bias * 2.0**-shift
-        signed, whole, _ = scaled.kif
-        floor = scaled.quantize(signed, whole, 0, "WRAP", "TRN")
-        return floor.max_of(0).min_of(levels) + always
+def _parts(inner: Ints, low: int, high: int) -> list[_Counter]:
+    """Return counters of parts of the thresholds: one multiplication where it equals all, else halves."""
+    scaling = find_scaling(inner, low, high) if inner.size > 1 else None
+    if scaling is not None and 2 + signed_digits(scaling.factor) < inner.size:
+        return [_scaled(scaling, int(inner.size))]
+    if inner.size <= _FEW or scaling is not None:
+        return [_compared(int(t)) for t in inner]
+    half = inner.size // 2
+    return _parts(inner[:half], low, high) + _parts(inner[half:], low, high)
+
+
+def _scaled(scaling: Scaling, levels: int) -> _Counter:
+    def count(a: FixedVariable) -> FixedVariable:
+        line = _times(a, scaling.factor) * 2.0**-scaling.shift + scaling.bias * 2.0**-scaling.shift
+        return line.relu(None, 0, "TRN").min_of(levels)  # floor and maximum with 0 at once
 
     return count
 
 
-def _compared(sign: int, least: Ints, always: int) -> _Counter:
-    def count(v: FixedVariable) -> FixedVariable:
-        a = v * sign
-        return _tree([a >= int(t) for t in least], _sum) + always
+def _times(a: FixedVariable, factor: int) -> FixedVariable:
+    """Return `factor * a` as additions.
 
-    return count
+    Not da4ml's own product: that cuts bits with an operation which its interpreter gets wrong above 32 bits
+    (0.6.0).
+    """
+    from da4ml.cmvm import solve
+
+    ends = [(float(a.low), float(a.high), float(a.step))]
+    matrix = np.array([[factor]], np.float32)
+    additions = solve(
+        matrix, qintervals=ends, latencies=[float(a.latency)], hard_dc=2, adder_size=1, carry_size=-1
+    )
+    return np.asarray(additions(_objects([a], (1,))), object)[0]
 
 
-def _tree(items: list[FixedVariable], join: Callable[[FixedVariable, FixedVariable], FixedVariable]) -> FixedVariable:
+def _compared(threshold: int) -> _Counter:
+    return lambda a: a >= threshold
+
+
+def _tree(
+    items: list[FixedVariable], join: Callable[[FixedVariable, FixedVariable], FixedVariable]
+) -> FixedVariable:
     """Join in a balanced tree, so that depth grows with the logarithm."""
     while len(items) > 1:
         pairs = [join(a, b) for a, b in zip(items[::2], items[1::2], strict=False)]
@@ -315,4 +356,3 @@ def _gains(signals: list[Signal]) -> Ints:
 
 def _biases(signals: list[Signal]) -> Ints:
     return np.concatenate([signal.bias.reshape(-1) for signal in signals])
-

@@ -31,7 +31,9 @@ def need_da4ml() -> None:
     try:
         import da4ml  # noqa: F401
     except ImportError as err:
-        raise MissingTool("fpga-missing", "package da4ml is not installed", 'pip install "pared[fpga]"') from err
+        raise MissingTool(
+            "fpga-missing", "package da4ml is not installed", 'pip install "pared[fpga]"'
+        ) from err
 
 
 def pack(network: Network, circuit: Circuit) -> dict[str, bytes]:
@@ -72,7 +74,9 @@ def _wire(name: str, data: Mapping[str, object]) -> Wire:
     ints = [np.asarray(data[key], np.int64) for key in ("low", "high")]
     floats = [np.asarray(data[key], np.float64) for key in ("unit", "offset")]
     shape = tuple(int(n) for n in np.asarray(data["shape"], np.int64))
-    return Wire(name, shape, ints[0], ints[1], floats[0], floats[1], int(str(data["zero"])), int(str(data["step"])))
+    return Wire(
+        name, shape, ints[0], ints[1], floats[0], floats[1], int(str(data["zero"])), int(str(data["step"]))
+    )
 
 
 class CircuitExecutable:
@@ -96,15 +100,9 @@ class CircuitExecutable:
 
     def codes(self, entering: Mapping[str, Ints]) -> dict[str, Ints]:
         """Return the integers that leave the circuit."""
-        network, circuit = self._network, self._circuit
-        q = np.concatenate([entering[w.name].reshape(len(entering[w.name]), -1) for w in network.inputs], axis=1)
-        raw = (q - circuit.input_biases) // circuit.input_gains
-        left = circuit.logic.predict(raw.astype(np.float64), self._threads)
-        values = np.rint(left).astype(np.int64) * circuit.gains + circuit.biases
-        wires = [network.wires[name] for name in network.outputs]
-        ends = np.cumsum([int(np.prod(wire.shape, dtype=np.int64)) for wire in wires])[:-1]
-        parts = np.split(values, ends, axis=1)
-        return {wire.name: part.reshape(-1, *wire.shape) for wire, part in zip(wires, parts, strict=True)}
+        raw = self._circuit.enter(self._network, entering)
+        left = self._circuit.logic.predict(raw.astype(np.float64), self._threads)
+        return self._circuit.leave(self._network, np.rint(left).astype(np.int64))
 
     def close(self) -> None:
         """Free what it holds; later calls of `run` raise."""

@@ -3,13 +3,15 @@
     network = read_network(model)        # read.py; raises UnsupportedOp naming node and limit
     codes = simulate(network, {"x": q})  # simulate.py: the golden integers of every wire, batched NumPy
 
-`head` turns the model's inputs into the integers that enter the circuit, `tail` turns the integers that leave it
-into the model's outputs; both run on the host. In between there are only integers. What the integers of a wire
-stand for: `real = unit * (q - zero) + offset`. Shapes are without the batch axis, which a circuit does not have.
+`head` turns the model's inputs into the integers that enter the circuit, `tail` turns the integers that
+leave it into the model's outputs; both run on the host. In between there are only integers. What the
+integers of a wire stand for: `real = unit * (q - zero) + offset`. Shapes are without the
+batch axis, which a circuit does not have.
 
-Every requantization, whatever float arithmetic the model writes it in (QDQ of any scale, BatchNorm, Relu, Quant,
-BipolarQuant, MultiThreshold), is a table of integer thresholds found with the reference's own arithmetic:
-`q = start + step * #{k : sign * acc >= thresholds[k]}`. Power-of-two scales are the case where a shift and a rounding
+Every requantization, whatever float arithmetic the model writes it in (QDQ of any scale, BatchNorm, Relu,
+Quant, BipolarQuant, MultiThreshold), is a table of integer thresholds found with the reference's own
+arithmetic: `q = start + step * #{k : sign * acc >= thresholds[k]}`. Power-of-two scales
+are the case where a shift and a rounding
 do the same; `requantize.py` finds the cheapest circuit that is equal for every accumulator.
 """
 
@@ -36,7 +38,8 @@ class Wire:
         low, high: proven bounds of q, int64, broadcastable to `shape` (() or one per channel).
         unit, offset: `real = unit * (q - zero) + offset`, float64, broadcastable to `shape`.
         zero: the q of real `offset`; padding with the real 0 is padding with `zero`.
-        step: every q is `low + step * k` (2 for bipolar values -1 and +1), per-tensor bounds where it is not 1.
+        step: every q is `low + step * k` (2 for bipolar values -1 and +1), per-tensor bounds where it is
+            not 1.
     """
 
     name: str
@@ -153,8 +156,8 @@ class Requant:
         sign: [C], +1 or -1.
         axis: of the channels in `output.shape`; None where C is 1.
         start: the lowest q.
-        unproven: thresholds where float rounding inside the reference might decide otherwise for single values;
-            0 for QDQ layers and power-of-two units.
+        unproven: thresholds where float rounding inside the reference might decide otherwise for single
+            values; 0 for QDQ layers and power-of-two units.
     """
 
     name: str
@@ -176,7 +179,8 @@ class Network:
 
     Attributes:
         inputs: integers that enter, in order; `head` has one output per input, of the same name.
-        outputs: names of wires that leave; `tail` has one input per output, of the same name, which takes the real.
+        outputs: names of wires that leave; `tail` has one input per output, of the same name, which takes
+            the real.
         layers: in running order.
         wires: by name, inputs included.
         head: host model from the inputs to what is quantized first; its outputs are the reals (or, from a

@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.errors import UnsupportedOp
 from ...compiler.ir.walk import attribute, int_attribute, ints_attribute
 from ...compiler.ops.common import float_attribute, string_attribute
 from ...compiler.ops.constants import constant_expression
 from .graph import Conv, Dense, Floats, Ints, Layer, Mix, Move, Pool, Wire
-from .refuse import refusal
+from .refuse import at
 from .requant import Held, Region
 from .submodel import constant_value
+from .sums import find_factors
 from .weights import Weights, weights_of
 
 Number = TypeVar("Number", bound=np.generic)
@@ -24,6 +26,7 @@ Singles = npt.NDArray[np.float32]
 
 _MOST_ACCUMULATOR = 2**31 - 1
 _BYTES = 8
+_MOST_RATIO = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +55,9 @@ class Place:
         """Return the integers of an operand; refuses floats that nothing quantized."""
         one = self.held[index]
         if one.source is not one.value:
-            raise refusal(
-                "float-between",
-                self.node,
-                f"its operand {one.value.name!r} is not quantized",
+            raise UnsupportedOp(
+                "fpga-float-between",
+                at(self.node, f"its operand {one.value.name!r} is not quantized"),
                 "quantize the result of every operator in the circuit, or exclude this part",
             )
         return one.wire
@@ -90,10 +92,9 @@ def _bounds(rows: Ints, x: Wire) -> tuple[Ints, Ints]:
 def _check(place: Place, low: Ints, high: Ints) -> None:
     most = max(int(np.abs(low).max(initial=0)), int(np.abs(high).max(initial=0)))
     if most > _MOST_ACCUMULATOR:
-        raise refusal(
-            "overflow",
-            place.node,
-            f"an accumulator can reach {most}, over 32 bits",
+        raise UnsupportedOp(
+            "fpga-overflow",
+            at(place.node, f"an accumulator can reach {most}, over 32 bits"),
             "use fewer bits, or exclude it",
         )
 
@@ -103,7 +104,9 @@ def _linear(
 ) -> Wire:
     x = place.wire()
     if not place.is_codes():
-        raise refusal("float-between", place.node, "its operand is an accumulator", "quantize the operand")
+        raise UnsupportedOp(
+            "fpga-float-between", at(place.node, "its operand is an accumulator"), "quantize the operand"
+        )
     low, high = _bounds(rows, x)
     _check(place, low, high)
     column = (-1, *[1] * len(spatial))
@@ -111,8 +114,8 @@ def _linear(
     offset = _bias(place, bias, rows.shape[0])
     shape = (rows.shape[0], *spatial)
     return Wire(
-        place.name, shape, low.reshape(column), high.reshape(column), unit.reshape(column), offset.reshape(column)
-    )  # fmt: skip
+        place.name, shape, low.reshape(column), high.reshape(column), unit.reshape(column),
+    offset.reshape(column) )  # fmt: skip
 
 
 def _bias(place: Place, bias: ir.Value | None, outputs: int) -> Floats:
@@ -120,8 +123,10 @@ def _bias(place: Place, bias: ir.Value | None, outputs: int) -> Floats:
         return np.zeros(outputs)
     real = constant_value(bias)
     if real is None or real.size not in (1, outputs):
-        raise refusal(
-            "weights", place.node, "its bias is not constant, or not one per output", "fold constants"
+        raise UnsupportedOp(
+            "fpga-weights",
+            at(place.node, "its bias is not constant, or not one per output"),
+            "fold constants",
         )
     return np.ascontiguousarray(np.broadcast_to(real.astype(np.float64).reshape(-1), (outputs,)))
 
@@ -159,8 +164,8 @@ def _bias_steps(bias: ir.Value | None, real: Singles, unit: Singles) -> Ints:
         if scale is not None and plain:
             own = scale.reshape(-1).astype(np.float32)
             if np.allclose(own, unit, rtol=1e-6, atol=0):
-                return q.reshape(-1).astype(np.int64)
-            return np.rint(q.reshape(-1).astype(np.float32) * own / unit).astype(np.int64)
+                return np.array(q.reshape(-1), np.int64)
+            return np.array(np.rint(q.reshape(-1).astype(np.float32) * own / unit), np.int64)
     return np.rint(real.astype(np.float32) / unit).astype(np.int64)
 
 
@@ -168,7 +173,9 @@ def _gemm(place: Place) -> Held:
     node = place.node
     plain = float_attribute(node, "alpha", 1.0) == 1 and float_attribute(node, "beta", 1.0) == 1
     if int_attribute(node, "transA", 0) or not plain:
-        raise refusal("op", node, "transA, alpha or beta is not the default", "export a plain Gemm")
+        raise UnsupportedOp(
+            "fpga-op", at(node, "transA, alpha or beta is not the default"), "export a plain Gemm"
+        )
     across = bool(int_attribute(node, "transB", 0))
     weights = weights_of(node, 1, 0 if across else 1)
     rows = weights.q if across else np.ascontiguousarray(weights.q.T)
@@ -181,17 +188,16 @@ def _matmul(place: Place) -> Held | None:
         return None
     weights = weights_of(place.node, 1, 1)
     if weights.q.ndim != 2:
-        raise refusal("op", place.node, "weights of more than two axes", "use one matrix")
+        raise UnsupportedOp("fpga-op", at(place.node, "weights of more than two axes"), "use one matrix")
     return _dense(place, weights, np.ascontiguousarray(weights.q.T), None)
 
 
 def _dense(place: Place, weights: Weights, rows: Ints, bias: ir.Value | None) -> Held:
     x = place.wire()
     if x.shape != (rows.shape[1],):
-        raise refusal(
-            "shape",
-            place.node,
-            f"data of shape {x.shape} beside the batch, one axis is taken",
+        raise UnsupportedOp(
+            "fpga-shape",
+            at(place.node, f"data of shape {x.shape} beside the batch, one axis is taken"),
             "flatten before it",
         )
     wire = _linear(place, weights, rows, bias, ())
@@ -211,7 +217,9 @@ def _window(place: Place, kernel: tuple[int, ...], size: tuple[int, ...]) -> tup
         less, more = [n // 2 for n in short], [n - n // 2 for n in short]
         pads = tuple(less + more) if auto == "SAME_UPPER" else tuple(more + less)
     if rank > 2 or int_attribute(node, "ceil_mode", 0):
-        raise refusal("op", node, "more than two spatial axes, or ceil_mode", "export without them")
+        raise UnsupportedOp(
+            "fpga-op", at(node, "more than two spatial axes, or ceil_mode"), "export without them"
+        )
     out = tuple(
         (n + pads[i] + pads[i + rank] - reach[i]) // strides[i] + 1 for i, n in enumerate(size)
     )  # fmt: skip
@@ -236,8 +244,10 @@ def _max_pool(place: Place) -> Held:
     kernel = ints_attribute(node, "kernel_shape") if node.op_type == "MaxPool" else x.shape[1:]
     strides, dilations, pads, out = _window(place, kernel, x.shape[1:])
     if any(d != 1 for d in dilations) or len(node.outputs) > 1 or not place.is_codes():
-        raise refusal(
-            "op", node, "dilations, indices, or an operand that is not quantized", "export without them"
+        raise UnsupportedOp(
+            "fpga-op",
+            at(node, "dilations, indices, or an operand that is not quantized"),
+            "export without them",
         )
     wire = Wire(place.name, (x.shape[0], *out), x.low, x.high, x.unit, x.offset, x.zero, x.step)
     layer = Pool(node.name or "", (x.name,), wire, "max", tuple(kernel), strides, pads)
@@ -249,7 +259,9 @@ def _average(place: Place) -> Held:
     kernel = ints_attribute(node, "kernel_shape") if node.op_type == "AveragePool" else x.shape[1:]
     strides, dilations, pads, out = _window(place, kernel, x.shape[1:])
     if any(pads) or any(d != 1 for d in dilations) or not place.is_codes():
-        raise refusal("op", node, "padding, dilations, or an operand that is not quantized", "pad before it")
+        raise UnsupportedOp(
+            "fpga-op", at(node, "padding, dilations, or an operand that is not quantized"), "pad before it"
+        )
     count = int(np.prod(kernel))
     low, high = np.asarray((x.least - x.zero) * count), np.asarray((x.most - x.zero) * count)
     wire = Wire(place.name, (x.shape[0], *out), low, high, x.unit / count, x.offset)
@@ -269,32 +281,45 @@ def _reduce_mean(place: Place) -> Held | None:
 
 
 def _add(place: Place) -> Held | None:
-    """A sum of two quantized tensors whose units are whole multiples of the smaller one."""
+    """A sum of two quantized tensors; see sums.py."""
     if len(place.held) != 2:
         return None
     left, right = place.wire(0), place.wire(1)
     if left.shape != right.shape or not (place.is_codes(0) and place.is_codes(1)):
-        raise refusal(
-            "op", place.node, "operands of different shapes, or accumulators", "quantize both operands"
+        raise UnsupportedOp(
+            "fpga-op", at(place.node, "operands of different shapes, or accumulators"), "quantize both"
         )
-    unit = min(float(left.unit), float(right.unit))
-    ratios = [float(w.unit) / unit for w in (left, right)]
-    if any(r != round(r) or r > 1 << 16 for r in ratios):
-        raise refusal(
-            "scale",
-            place.node,
-            f"operands with scales {float(left.unit):g} and {float(right.unit):g}, neither a multiple of the other",
-            "quantize with powers of two: quantize{scale=pow2}",
-        )
-    factors = tuple(round(r) for r in ratios)
+    tried = find_factors(left, right, place.output)
+    factors = _whole_ratios(place, left, right) if tried is None else tried[0]
     low, high = (
-        np.asarray(sum(f * (int(b) - w.zero) for f, w, b in zip(factors, (left, right), ends, strict=True)))
+        np.asarray(sum(f * (end - w.zero) for f, w, end in zip(factors, (left, right), ends, strict=True)))
         for ends in ((left.least, right.least), (left.most, right.most))
     )
-    wire = Wire(place.name, left.shape, low, high, np.asarray(unit), np.zeros(()))
-    exact = left.power_of_two and right.power_of_two
+    unit = np.asarray(min(float(left.unit), float(right.unit)) / min(factors))
+    wire = Wire(place.name, left.shape, low, high, unit, np.zeros(()))
     place.append(Mix(place.node.name or "", (left.name, right.name), wire, factors))
-    return _held(place, wire, None, _error(wire, exact))
+    exact = tried is not None or (left.power_of_two and right.power_of_two)
+    return Held(
+        wire, place.output, place.output, None, _error(wire, exact), None if tried is None else tried[1]
+    )
+
+
+def _whole_ratios(place: Place, left: Wire, right: Wire) -> tuple[int, int]:
+    """Return factors of scales that are whole multiples of the smaller one."""
+    unit = min(float(left.unit), float(right.unit))
+    ratios = [float(w.unit) / unit for w in (left, right)]
+    if any(r != round(r) or r > _MOST_RATIO for r in ratios):
+        raise UnsupportedOp(
+            "fpga-scale",
+            at(
+                place.node,
+                f"operands with scales {float(left.unit):g} and {float(right.unit):g}, and no whole factors "
+                "give "
+                "the quantized sum",
+            ),
+            "quantize with powers of two: quantize{scale=pow2}",
+        )
+    return round(ratios[0]), round(ratios[1])
 
 
 def _reorder(place: Place) -> Held:
@@ -304,12 +329,14 @@ def _reorder(place: Place) -> Held:
     wide = np.arange(count, dtype=np.int64).reshape(1, *x.shape)
     moved = _moved(place, wide)
     if moved is None or moved.shape[:1] != (1,) or moved.size != count:
-        raise refusal(
-            "shape", node, "moves values across the batch axis, or its shape is computed", "use fixed shapes"
+        raise UnsupportedOp(
+            "fpga-shape",
+            at(node, "moves values across the batch axis, or its shape is computed"),
+            "use fixed shapes",
         )
     shape = moved.shape[1:]
     if len(shape) > 1 and not place.is_codes():
-        raise refusal("shape", node, "moves accumulators", "quantize before it")
+        raise UnsupportedOp("fpga-shape", at(node, "moves accumulators"), "quantize before it")
     order = moved.reshape(-1)
 
     def follow(a: npt.NDArray[Number]) -> npt.NDArray[Number]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from ...compiler.errors import UnsupportedOp
 from ...compiler.ops.constants import constant_expression
 from .graph import Layer, Network, Wire
 from .layers import LAYERS, Place
-from .refuse import refusal
+from .refuse import at
 from .requant import MONOTONE, Held, requantize
 from .submodel import constant_value, cut
 from .weights import Grid, grid_of
@@ -38,8 +38,8 @@ def read_network(model: ir.Model) -> Network:
     """Return the integers of a quantized model; `model` is not edited.
 
     Raises:
-        UnsupportedOp: `fpga-...`: not quantized, a float operator between integers, weights or quantizers that
-            are no integers, an accumulator of more than 32 bits; names the node.
+        UnsupportedOp: `fpga-...`: not quantized, a float operator between integers, weights or quantizers
+            that are no integers, an accumulator of more than 32 bits; names the node.
     """
     return _Reader(model).read()
 
@@ -81,15 +81,17 @@ class _Reader:
             self.states[value] = state
 
     def _behind(self, node: ir.Node, grid: Grid | None, states: Sequence[_State]) -> None:
-        """A node behind something that the circuit does not compute runs on the host, unless it is a layer."""
+        """Leave a node behind what the circuit does not compute to the host, unless it is a layer."""
         why = next(
             (state.why for state in states if isinstance(state, _Tail) and state.why is not None), None
         )
         if grid is not None or _is_layer(node):
-            raise why or refusal(
-                "float-between",
-                node,
-                "reads what the circuit does not compute (a float operator lies above, or the host's value)",
+            raise why or UnsupportedOp(
+                "fpga-float-between",
+                at(
+                    node,
+                    "reads what the circuit does not compute (a float operator, or a value of the host)",
+                ),
                 "quantize every layer, or exclude the last ones only",
             )
         self._all(node, _Tail(why))
@@ -124,8 +126,10 @@ class _Reader:
         wire = held[0].wire
         scale, zero = _parameters(node)
         if scale is None or np.float64(np.float32(scale)) != wire.unit or zero != wire.zero:
-            raise refusal(
-                "quantizer", node, "its scale or zero point is not its quantizer's", "use the same ones"
+            raise UnsupportedOp(
+                "fpga-quantizer",
+                at(node, "its scale or zero point is not its quantizer's"),
+                "use the same ones",
             )
         self.states[node.outputs[0]] = Held(wire, node.outputs[0], node.outputs[0])
 
@@ -147,10 +151,12 @@ class _Reader:
             v is None or v in self.states or constant_value(v) is not None for v in node.inputs
         ):
             one = held[0]
-            self.states[node.outputs[0]] = Held(one.wire, one.source, node.outputs[0], one.region, one.error)
+            self.states[node.outputs[0]] = replace(one, value=node.outputs[0])
         elif _is_layer(node):
-            raise refusal(
-                "op", node, f"no circuit for {node.op_type} in this form", "exclude it, or rewrite it"
+            raise UnsupportedOp(
+                "fpga-op",
+                at(node, f"no circuit for {node.op_type} in this form"),
+                "exclude it, or rewrite it",
             )
         else:
             self._all(node, _Tail(_no_circuit(node)))
@@ -168,8 +174,10 @@ class _Reader:
         for node in (
             n for n in self.graph if _is_layer(n) and isinstance(self.states.get(n.outputs[0]), _Host)
         ):
-            raise refusal(
-                "float-between", node, "stands before the first quantizer", "quantize the model's input"
+            raise UnsupportedOp(
+                "fpga-float-between",
+                at(node, "stands before the first quantizer"),
+                "quantize the model's input",
             )
         head = cut(self.graph, list(self.graph.inputs), [value for _, value in self.inputs], shaped=True)
         tail = cut(self.graph, [held.source for held in leaving], list(self.graph.outputs), shaped=True)
@@ -210,8 +218,8 @@ def _integer_entry(node: ir.Node, source: ir.Value) -> Wire:
     scale, zero = _parameters(node)
     dtype = source.dtype
     if scale is None or dtype is None or dtype.bitwidth > 16:
-        raise refusal(
-            "quantizer", node, "needs one constant scale and at most 16 bits", "quantize per tensor"
+        raise UnsupportedOp(
+            "fpga-quantizer", at(node, "needs one constant scale and at most 16 bits"), "quantize per tensor"
         )
     low = -(1 << (dtype.bitwidth - 1)) if dtype.is_signed() else 0
     high = low + (1 << dtype.bitwidth) - 1
@@ -233,10 +241,9 @@ def _parameters(node: ir.Node) -> tuple[float | None, int]:
 def _shape(node: ir.Node, value: ir.Value) -> tuple[int, ...]:
     """Return the sizes behind the batch axis."""
     if value.shape is None or any(not isinstance(size, int) for size in list(value.shape)[1:]):
-        raise refusal(
-            "shape",
-            node,
-            f"the sizes of {value.name!r} are not known ({value.shape})",
+        raise UnsupportedOp(
+            "fpga-shape",
+            at(node, f"the sizes of {value.name!r} are not known ({value.shape})"),
             "bind them with --shape",
         )
     return tuple(int(size) for size in list(value.shape)[1:] if isinstance(size, int))
@@ -259,8 +266,10 @@ def _is_layer(node: ir.Node) -> bool:
 
 def _no_circuit(node: ir.Node) -> UnsupportedOp:
     taken = ", ".join(sorted(LAYERS))
-    return refusal(
-        "op", node, f"no circuit for {node.op_type}; layers are {taken}", "exclude it, or move it last"
+    return UnsupportedOp(
+        "fpga-op",
+        at(node, f"no circuit for {node.op_type}; layers are {taken}"),
+        "exclude it, or move it last",
     )
 
 

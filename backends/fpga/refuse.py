@@ -1,13 +1,12 @@
-"""How this front says no: always with node, finding and way out."""
+"""How this front says where: node and finding; reason code and way out stand where it is raised."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from ...compiler.errors import UnsupportedOp
 from ...compiler.ir.walk import node_label
 
 
-def refusal(reason: str, node: ir.Node, finding: str, way_out: str) -> UnsupportedOp:
-    """Return the error to raise about `node`."""
-    return UnsupportedOp(f"fpga-{reason}", f"{node_label(node)}: {finding}", way_out)
+def at(node: ir.Node, finding: str) -> str:
+    """Return an error's message about `node`."""
+    return f"{node_label(node)}: {finding}"

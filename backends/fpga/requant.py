@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.errors import UnsupportedOp
 from ...compiler.ops.constants import constant_expression
 from .graph import Floats, Ints, Requant, Wire
-from .refuse import refusal
+from .refuse import at
 from .steps import Codes, find_steps
 from .submodel import Function
 from .weights import Grid
@@ -18,9 +20,9 @@ from .weights import Grid
 MONOTONE = frozenset(
     {
         "Add", "Sub", "Mul", "Div", "BatchNormalization", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh",
-        "HardSigmoid", "Identity", "Neg", "Unsqueeze", "Squeeze", "Cast", "Elu", "Selu", "Softplus", "Softsign",
-        "Sign", "Max", "Min", "Floor", "Ceil", "Round", "DequantizeLinear", "ThresholdedRelu", "Celu",
-        "Erf", "Exp", "Sqrt", "Log", "Atan",
+        "HardSigmoid", "Identity", "Neg", "Unsqueeze", "Squeeze", "Cast", "Elu", "Selu", "Softplus",
+        "Softsign", "Sign", "Max", "Min", "Floor", "Ceil", "Round", "DequantizeLinear", "ThresholdedRelu",
+        "Celu", "Erf", "Exp", "Sqrt", "Log", "Atan",
     }
 )  # fmt: skip
 _MOST_THRESHOLDS = 1 << 22
@@ -29,7 +31,7 @@ _INT32 = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """What makes a layer of the model an integer layer of docs/semantics.md: unit float32 [C], bias in steps."""
+    """What makes a layer an integer layer of docs/semantics.md: unit float32 [C], bias in steps."""
 
     unit: Floats
     bias: Ints
@@ -41,7 +43,8 @@ class Held:
 
     Attributes:
         region: of the layer that made the wire, if it is one of integers.
-        error: bound of the reference's rounding error in the real, per channel; 0 where it has none.
+        error: bound of the reference's rounding error in the real, per channel; None where it has none.
+        reals: ascending integers with the real that each stands for, where that is no line.
     """
 
     wire: Wire
@@ -49,6 +52,7 @@ class Held:
     value: ir.Value
     region: Region | None = None
     error: Floats | None = None
+    reals: tuple[Ints, npt.NDArray[np.float32]] | None = None
 
 
 def requantize(node: ir.Node, held: Held, grid: Grid) -> Requant:
@@ -61,8 +65,10 @@ def requantize(node: ir.Node, held: Held, grid: Grid) -> Requant:
     channels = wire.shape[0] if wire.shape else 1
     levels = (grid.high - grid.low) // grid.step
     if levels * channels > _MOST_THRESHOLDS:
-        raise refusal(
-            "thresholds", node, f"{channels} channels of {levels} levels", "use fewer bits for activations"
+        raise UnsupportedOp(
+            "fpga-thresholds",
+            at(node, f"{channels} channels of {levels} levels"),
+            "use fewer bits for activations",
         )
     codes = _integer_codes(node, held, grid) or _float_codes(node, held, grid)
     low, high = (_per_channel(bound, channels) for bound in (wire.low, wire.high))
@@ -94,7 +100,7 @@ def _per_channel(array: Ints | Floats, channels: int) -> Ints:
 
 
 def _integer_codes(node: ir.Node, held: Held, grid: Grid) -> Codes | None:
-    """Return the integer semantics where the reference uses them: a byte layer [-> Relu | Clip] -> QuantizeLinear."""
+    """Return the integer semantics of a byte layer [-> Relu | Clip] -> QuantizeLinear; None elsewhere."""
     region, dtype = held.region, node.outputs[0].dtype
     if region is None or node.op_type != "QuantizeLinear" or dtype is None or dtype.bitwidth > 8:
         return None
@@ -107,8 +113,10 @@ def _integer_codes(node: ir.Node, held: Held, grid: Grid) -> Codes | None:
         max(abs(int((wire.low.reshape(-1) + bias).min())), abs(int((wire.high.reshape(-1) + bias).max())))
         > _INT32
     ):
-        raise refusal(
-            "overflow", node, "an accumulator can leave 32 bits", "use fewer bits, or exclude the layer"
+        raise UnsupportedOp(
+            "fpga-overflow",
+            at(node, "an accumulator can leave 32 bits"),
+            "use fewer bits, or exclude the layer",
         )
     factor = region.unit.astype(np.float32) / scale
     low, high = np.float32(limits[0]) / scale, np.float32(limits[1]) / scale
@@ -147,14 +155,20 @@ def _float_codes(node: ir.Node, held: Held, grid: Grid) -> Codes:
     error = np.zeros(1) if held.error is None else held.error.reshape(-1)
 
     def codes(acc: Ints, nudge: int) -> Ints:
-        real = (unit * (acc - wire.zero) + offset + nudge * error).astype(np.float32)
+        if held.reals is None:
+            real = (unit * (acc - wire.zero) + offset + nudge * error).astype(np.float32)
+        else:
+            place = np.searchsorted(held.reals[0], acc, side="right") - 1
+            real = held.reals[1][np.maximum(place, 0)]
         spread = real.reshape(*real.shape, *[1] * (rank - 1))
         got = function(
             np.ascontiguousarray(np.broadcast_to(spread, (acc.shape[0], channels, *[1] * (rank - 1))))
         )
         if got.size != acc.shape[0] * channels:
-            raise refusal(
-                "chain", node, "its result depends on more than the channel", "use one value per channel"
+            raise UnsupportedOp(
+                "fpga-chain",
+                at(node, "its result depends on more than the channel"),
+                "use one value per channel",
             )
         return grid.codes(got).reshape(acc.shape[0], channels)
 

@@ -1,9 +1,10 @@
 """The cheapest arithmetic that equals a row of thresholds for every accumulator: multiply, add, shift.
 
-A requantization is `count = #{k : a >= thresholds[k]}`. Where it comes from a scale, some `floor((m * a + b) / 2^s)`
-gives the same: it must reach k + 1 at thresholds[k] and not before it, which are two inequalities per threshold.
-The search proves them for all thresholds, so for all accumulators, and takes the multiplier with the fewest
-non-zero digits (signed digits, each an adder), then the smallest shift.
+A requantization is `count = #{k : a >= thresholds[k]}`. Where it comes from a scale, some
+`floor((m * a + b) / 2^s)`
+gives the same: it must reach k + 1 at thresholds[k] and not before it, which are two inequalities per
+threshold. The search proves them for all thresholds, so for all accumulators, and takes the multiplier with
+the fewest non-zero digits (signed digits, each an adder), then the smallest shift.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _MOST_SHIFT = 40
 _EXTRA_SHIFTS = 4
 _MOST_TRIED = 64
 _HALVINGS = 80
+_MOST_FACTOR = 1 << 24  # what da4ml's float32 matrices hold exactly
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _edge(room: Callable[[float], float], inside: float, outside: float) -> floa
 
 def _factors(slopes: tuple[float, float], shift: int) -> list[int]:
     least, most = (slope * 2.0**shift for slope in slopes)
-    first, last = max(int(np.ceil(least)), 1), int(np.floor(most))
+    first, last = max(int(np.ceil(least)), 1), min(int(np.floor(most)), _MOST_FACTOR)
     if last - first < _MOST_TRIED:
         return list(range(first, last + 1))
     return sorted({int(v) for v in np.linspace(first, last, _MOST_TRIED)})

@@ -1,9 +1,9 @@
-"""From any monotone float arithmetic between an accumulator and its quantizer to integer thresholds, by bisection.
+"""Monotone float arithmetic between an accumulator and its quantizer as integer thresholds, by bisection.
 
-Every value is computed by the reference itself, so ties and float rounding are what docs/semantics.md says. Where the
-reference's sum is a float that the integer accumulator does not determine to the last bit (units that are no powers
-of two outside QDQ layers), each threshold is also tried with the largest rounding error on its wrong side; those that
-would move are counted as unproven.
+Every value is computed by the reference itself, so ties and float rounding are what docs/semantics.md says.
+Where the reference's sum is a float that the integer accumulator does not determine to the last bit (units
+that are no powers of two outside QDQ layers), each threshold is also tried with the largest rounding error
+on its wrong side; those that would move are counted as unproven.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parts of a model, cut out and evaluated by the reference: the host's ends, constants, chains of float operators."""
+"""Parts of a model, evaluated by the reference: the host's ends, constants, chains of float operators."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def cut(
     """Return a model of its own from `inputs` to `outputs`; weights are shared.
 
     Args:
+        graph: the whole graph; not edited.
+        inputs: values where the cut begins.
+        outputs: values where it ends.
         shaped: keep the inputs' shapes; else any shape goes in.
     """
     if not outputs:

@@ -27,10 +27,6 @@ INSTALL = {
 _TAIL = 6
 
 
-class ToolFailed(ParedError):
-    """A program of others failed or took too long."""
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished run: seconds of wall time, the log's text."""
@@ -62,7 +58,8 @@ def run_tool(stage: str, command: Sequence[str], folder: Path, timeout_s: float)
     """Run a program in `folder`; its output is kept in `<stage>.log` there.
 
     Raises:
-        ToolFailed: `fpga-tool-failed` or `fpga-tool-timeout`; names stage, log and the command to run it again.
+        ParedError: `fpga-tool-failed` or `fpga-tool-timeout`; names stage, log and the command to run it
+            again.
     """
     log, begin = folder / f"{stage}.log", time.monotonic()
     with log.open("wb") as out:
@@ -73,7 +70,7 @@ def run_tool(stage: str, command: Sequence[str], folder: Path, timeout_s: float)
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired as err:
-            raise ToolFailed(
+            raise ParedError(
                 "fpga-tool-timeout",
                 f"stage {stage} took more than {timeout_s:g} s, see {log}",
                 f"allow more time, or go on by hand: cd {folder} && {' '.join(command)}",
@@ -86,7 +83,7 @@ def run_tool(stage: str, command: Sequence[str], folder: Path, timeout_s: float)
     text = log.read_text(errors="replace")
     if code != 0:
         last = " | ".join(text.strip().splitlines()[-_TAIL:])
-        raise ToolFailed(
+        raise ParedError(
             "fpga-tool-failed",
             f"stage {stage} ended with {code}, see {log}: {last}",
             f"by hand: cd {folder} && {' '.join(command)}",

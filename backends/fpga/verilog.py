@@ -34,7 +34,7 @@ class Rtl:
 
 
 def write_rtl(logic: CombLogic, latency_cutoff: float) -> Rtl:
-    """Return a pipeline in Verilog; a stage holds logic of at most `latency_cutoff` units (about an adder each)."""
+    """Return a pipeline in Verilog; a stage holds logic of at most `latency_cutoff` adders or so."""
     from da4ml.codegen import RTLModel
     from da4ml.trace import to_pipeline
 
@@ -56,7 +56,7 @@ def harness(rtl: Rtl) -> str:
     Bits are shifted in at `sin`; `load` takes the result into a register that is shifted out at `sout`.
     """
     inside, out = rtl.input_bits, rtl.output_bits
-    return f"""// Three pins and a clock around the core: its registers count as area of the harness, not of the core.
+    return f"""// Three pins and a clock around the core; the shift registers are the harness's.
 module top(input clk, input sin, input load, output sout);
   reg [{inside - 1}:0] si;
   reg [{out - 1}:0] so;

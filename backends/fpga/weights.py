@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.errors import UnsupportedOp
 from ...compiler.ir.quant import Scheme, broadcast_params, view
 from ...compiler.ops.constants import constant_expression
 from .graph import Floats, Ints
-from .refuse import refusal
+from .refuse import at
 from .submodel import Array, Function, constant_value
 
 _MOVES = ("Transpose", "Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze")
@@ -35,22 +36,22 @@ def weights_of(node: ir.Node, index: int, axis: int) -> Weights:
     value = node.inputs[index]
     real = None if value is None else constant_value(value)
     if value is None or real is None:
-        raise refusal("weights", node, f"input {index} is not constant", "export with frozen weights")
+        raise UnsupportedOp(
+            "fpga-weights", at(node, f"input {index} is not constant"), "export with frozen weights"
+        )
     scale = _scales(value, real)
     if scale is None:
-        raise refusal(
-            "weights",
-            node,
-            f"the weights {value.name!r} are floats without a quantizer",
+        raise UnsupportedOp(
+            "fpga-weights",
+            at(node, f"the weights {value.name!r} are floats without a quantizer"),
             "quantize the model first, with --precision or pared optimize",
         )
     steps = real.astype(np.float64) / scale
     q = np.rint(steps)
     if not np.allclose(steps, q, atol=1e-3) or float(np.abs(q).max(initial=0)) >= 2**_MOST_BITS:
-        raise refusal(
-            "weights",
-            node,
-            f"{value.name!r} is no multiple of its scale in {_MOST_BITS} bits",
+        raise UnsupportedOp(
+            "fpga-weights",
+            at(node, f"{value.name!r} is no multiple of its scale in {_MOST_BITS} bits"),
             "use fewer bits",
         )
     return Weights(q.astype(np.int64), _per_output(node, scale, axis))
@@ -85,10 +86,9 @@ def _quantized_source(value: ir.Value) -> ir.Value | None:
 def _per_output(node: ir.Node, scale: Floats, axis: int) -> Floats:
     rows = np.moveaxis(scale, axis, 0).reshape(scale.shape[axis], -1)
     if rows.shape[1] and not np.all(rows == rows[:, :1]):
-        raise refusal(
-            "weights",
-            node,
-            "weight scales differ inside an output channel (blocks, or scales along an input axis)",
+        raise UnsupportedOp(
+            "fpga-weights",
+            at(node, "weight scales differ inside an output channel (blocks, or scales along an input axis)"),
             "quantize per tensor or per output channel",
         )
     return np.ascontiguousarray(rows[:, 0])
@@ -115,7 +115,8 @@ def grid_of(node: ir.Node) -> Grid | None:
     """Return the grid of an activation quantizer, None where `node` is none.
 
     Raises:
-        UnsupportedOp: `fpga-quantizer`: per channel, in blocks, computed scales, over 16 bits, odd zero points.
+        UnsupportedOp: `fpga-quantizer`: per channel, in blocks, computed scales, over 16 bits, odd zero
+            points.
     """
     if node.domain == "" and node.op_type == "QuantizeLinear":
         return _linear(node)
@@ -134,7 +135,9 @@ def grid_of(node: ir.Node) -> Grid | None:
 
 
 def _odd(node: ir.Node, finding: str) -> Exception:
-    return refusal("quantizer", node, finding, "quantize activations per tensor with constant parameters")
+    return UnsupportedOp(
+        "fpga-quantizer", at(node, finding), "quantize activations per tensor with constant parameters"
+    )
 
 
 def _number(array: npt.NDArray[np.generic]) -> float:

@@ -1,0 +1,127 @@
+"""The integers of a network are the reference's, value for value, and what cannot be integers is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from fpga_models import binary, mlp, model, qdq_conv, quant, residual
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from pared.backends.fpga.graph import Requant
+from pared.backends.fpga.host import Host
+from pared.backends.fpga.read import read_network
+from pared.backends.fpga.simulate import simulate
+from pared.backends.reference import evaluate
+from pared.compiler.errors import UnsupportedOp
+
+
+def differing(net: ir.Model, x: np.ndarray) -> int:
+    """Return how many outputs differ between the integers' way and the reference."""
+    network = read_network(net)
+    host = Host(network)
+    wires = simulate(network, host.encode({"x": x}))
+    got = host.decode({name: wires[name] for name in network.outputs})["y"]
+    return int((got != evaluate(net, {"x": x})["y"]).sum())
+
+
+def samples(net: ir.Model, count: int, seed: int) -> np.ndarray:
+    shape = [int(size) for size in list(net.graph.inputs[0].shape or ())[1:] if isinstance(size, int)]
+    return np.random.default_rng(seed).normal(0, 3, (count, *shape)).astype(np.float32)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.sampled_from([1, 2]),
+    st.sampled_from([0, 1]),
+    st.sampled_from([1, 2]),
+)
+def test_qdq_convolutions_are_bit_exact(seed: int, relu: bool, stride: int, pads: int, group: int) -> None:
+    net = qdq_conv(np.random.default_rng(seed), relu, stride, pads, group)
+    assert differing(net, samples(net, 20, seed)) == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 6))
+def test_qonnx_layers_with_power_of_two_scales_are_bit_exact(seed: int, bits: int) -> None:
+    net = mlp(bits, seed)
+    assert differing(net, samples(net, 100, seed)) == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32))
+def test_binary_layers_with_batch_norm_of_any_sign_are_bit_exact(seed: int) -> None:
+    net = binary(np.random.default_rng(seed))
+    assert differing(net, samples(net, 100, seed)) == 0
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 3.0, 2.8, 0.37])
+def test_sums_of_operands_with_any_scales_are_bit_exact(ratio: float) -> None:
+    net = residual(ratio)
+    assert differing(net, samples(net, 2000, 1)) == 0
+
+
+def test_thresholds_of_power_of_two_layers_are_all_proven() -> None:
+    found = [layer for layer in read_network(mlp()).layers if isinstance(layer, Requant)]
+    assert [layer.unproven for layer in found] == [0]
+
+
+def test_a_model_without_quantizers_is_refused() -> None:
+    net = model([helper.make_node("Relu", ["x"], ["y"])], {}, [4], [4])
+    with pytest.raises(UnsupportedOp, match="no quantizer") as caught:
+        read_network(net)
+    assert caught.value.reason == "fpga-not-quantized"
+
+
+def test_float_weights_are_refused_by_name() -> None:
+    arrays = {
+        "w": np.full((4, 2), 0.3, np.float32),
+        "s": np.float32(1),
+        "zero": np.float32(0),
+        "b": np.float32(4),
+    }
+    nodes = [quant("x", "xq", "s", "b", signed=1, narrow=0), helper.make_node("MatMul", ["xq", "w"], ["y"])]
+    with pytest.raises(UnsupportedOp, match="'w' are floats") as caught:
+        read_network(model(nodes, arrays, [4], [2]))
+    assert caught.value.reason == "fpga-weights"
+
+
+def test_a_float_operator_between_integers_is_refused() -> None:
+    arrays = {"s": np.float32(0.25), "zero": np.float32(0), "b": np.float32(4)}
+    nodes = [
+        quant("x", "xq", "s", "b", signed=1, narrow=0),
+        helper.make_node("Softmax", ["xq"], ["p"]),
+        quant("p", "y", "s", "b", signed=0, narrow=0),
+    ]
+    with pytest.raises(UnsupportedOp, match="Softmax") as caught:
+        read_network(model(nodes, arrays, [4], [4]))
+    assert caught.value.reason == "fpga-op"
+
+
+def test_float_operators_behind_the_last_integer_run_on_the_host() -> None:
+    arrays = {
+        "s": np.float32(0.25),
+        "zero": np.float32(0),
+        "b": np.float32(4),
+        "w": np.eye(4, dtype=np.float32),
+    }
+    nodes = [
+        quant("x", "xq", "s", "b", signed=1, narrow=0),
+        helper.make_node("MatMul", ["xq", "w"], ["h"]),
+        helper.make_node("Softmax", ["h"], ["y"]),
+    ]
+    net = model(nodes, arrays, [4], [4])
+    assert differing(net, samples(net, 50, 0)) == 0
+
+
+def test_wide_accumulators_are_refused() -> None:
+    weights = np.full((70000, 1), 32767, np.float32)
+    arrays = {"w": weights, "s": np.float32(1), "zero": np.float32(0), "b": np.float32(8)}
+    nodes = [quant("x", "xq", "s", "b", signed=1, narrow=0), helper.make_node("MatMul", ["xq", "w"], ["y"])]
+    with pytest.raises(UnsupportedOp, match="over 32 bits") as caught:
+        read_network(model(nodes, arrays, [70000], [1]))
+    assert caught.value.reason == "fpga-overflow"
