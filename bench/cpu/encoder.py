@@ -38,8 +38,8 @@ def main() -> None:
     page.remark(
         "Against the reference native's int8 values are equal until a float value lies at a tie: of four "
         "random inputs one had no difference at all, one a single one in the last GELU (-1.500000 steps), "
-        "and in one it began at a LayerNormalization's 46.500005 steps: 1, 18, 884, 3413, 4634 of 32768 values "
-        "behind the LayerNormalizations that followed, each by one step."
+        "and in one it began at a LayerNormalization's 46.500005 steps: 1, 18, 884, 3413, 4634 of 32768 "
+        "values behind the LayerNormalizations that followed, each by one step."
     )
     with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
         for precision in ("float", "int8"):
