@@ -44,8 +44,8 @@ HEADINGS = (
     "ORT / event-cpu", "native / event-cpu", "GSOP/s",
 )  # fmt: skip
 ABOUT = """`python -m pared.bench.event.layers`. One quantized layer (uint8 counts of 1 to 255 at random
-places, int8 weights per channel, int32 bias, requantized to uint8), batch 1, one pinned core, one thread, {rounds}
-interleaved rounds, medians of wall time; ratios are medians of the ratios of each round, above 1 means that
+places, int8 weights per channel, int32 bias, requantized to uint8), batch 1, one pinned core, one thread,
+{rounds} interleaved rounds, medians of wall time; ratios are medians of the ratios of each round, above 1 means that
 event-cpu is faster. "event-cpu" chooses per run from the activity that it counts ("runs" says what);
 "events" and "dense" are its two forms, forced. Inputs and outputs are bound once everywhere: onnxruntime by
 its IO binding (its call is about 10 us), native and event-cpu by a ctypes call; event-cpu finds its input
@@ -74,7 +74,8 @@ def layer_model(sizes: tuple[int, ...]) -> onnx.ModelProto:
     w = rng.integers(-127, 128, shape).astype(np.int8)
     ws = rng.uniform(0.5e-3, 1e-3, sizes[0]).astype(np.float32)
     arrays: dict[str, Array] = {
-        "xs": np.array(0.02, np.float32), "xz": np.array(0, np.uint8), "w": w, "ws": ws, "wz": np.zeros(sizes[0], np.int8),
+        "xs": np.array(0.02, np.float32), "xz": np.array(0, np.uint8),
+        "w": w, "ws": ws, "wz": np.zeros(sizes[0], np.int8),
         "b": rng.integers(-1000, 1000, sizes[0]).astype(np.int32), "bs": np.float32(0.02) * ws,
         "ys": np.array(0.02 * 7.5e-4 * 73 * 147 * terms**0.5 / 80, np.float32),
         "yz": np.array(0, np.uint8),
