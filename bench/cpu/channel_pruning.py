@@ -66,7 +66,7 @@ def measure_time(page: Page, rounds: int, seconds: float) -> None:
             whole = run(make(), "canonicalize", None)
             half = run(whole, "prune-channels{sparsity=0.5}", None)
             share = count(half).macs / count(whole).macs
-            runs = _runs({"whole": whole, "half": half}, Path(folder))
+            runs, _held = _runs({"whole": whole, "half": half}, Path(folder))
             compared = compare_latency(runs, rounds=rounds, iterations=rounds, warmup=2, duration=seconds)
             for kind in ("onnxruntime", "native"):
                 ratio = compared.ratio(f"{kind} whole", f"{kind} half")
@@ -79,15 +79,20 @@ def measure_time(page: Page, rounds: int, seconds: float) -> None:
                 )  # fmt: skip
 
 
-def _runs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Callable[[], object]]:
+def _runs(
+    models: Mapping[str, ir.Model], folder: Path
+) -> tuple[dict[str, Callable[[], object]], list[Native]]:
+    """Return the runs, and what has to live as long as they do."""
     found: dict[str, Callable[[], object]] = {}
+    held: list[Native] = []
     for kind, model in models.items():
         path = folder / f"{kind}.onnx"
         save(model, path)
         found[f"onnxruntime {kind}"] = in_onnxruntime(path)
         artifact = compile_model(path, engine="native", threads=1, output=folder / kind)
-        found[f"native {kind}"] = Native(artifact).run
-    return found
+        held.append(Native(artifact))
+        found[f"native {kind}"] = held[-1].run
+    return found, held
 
 
 def measure_accuracy(name: str, net: Net, page: Page) -> None:
