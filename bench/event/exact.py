@@ -31,8 +31,8 @@ from ..results import Page
 EXAMPLES = Path("examples")
 OPTIONS = {8: "", 4: "{bits=4 act_bits=4}", 2: "{bits=2 act_bits=2}"}
 HEADINGS = ("model", "bits", "samples", "graded", "layer-sync", "signed-if", "unary", "open thresholds")
-ABOUT = """`python -m pared.bench.event.exact`. Share of integers (counts of all layers, and accumulators of the
-logits) that equal the reference's, as a count of unequal ones among all; 0 is exact. The 540 test images for
+ABOUT = """`python -m pared.bench.event.exact`. Integers (counts of all layers, accumulators of the
+logits) that differ from the reference's, among all; 0 is exact. The 540 test images for
 `graded`, the first 60 (8 bits) or 120 of them for the simulated modes. Open thresholds:
 those at which float rounding of the model as written could decide otherwise for some input."""
 
