@@ -296,10 +296,21 @@ def _parts(inner: Ints, low: int, high: int) -> list[_Counter]:
 
 def _scaled(scaling: Scaling, levels: int) -> _Counter:
     def count(a: FixedVariable) -> FixedVariable:
+        if scaling.even is not None:
+            return _half_even(a, scaling).min_of(levels)
         line = _times(a, scaling.factor) * 2.0**-scaling.shift + scaling.bias * 2.0**-scaling.shift
         return line.relu(None, 0, "TRN").min_of(levels)  # floor and maximum with 0 at once
 
     return count
+
+
+def _half_even(a: FixedVariable, scaling: Scaling) -> FixedVariable:
+    """Return the rounded count, not below 0; see scaling.Scaling.even."""
+    unit = 2.0**-scaling.shift
+    line = (a + scaling.bias) * unit
+    lowest = line.quantize(0, 1, 0, "WRAP", "TRN")
+    carry = lowest if scaling.even else lowest * -1 + 1
+    return (line + carry * unit).relu(None, 0, "TRN")
 
 
 def _times(a: FixedVariable, factor: int) -> FixedVariable:

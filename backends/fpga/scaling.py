@@ -20,16 +20,23 @@ _MOST_SHIFT = 40
 _EXTRA_SHIFTS = 4
 _MOST_TRIED = 64
 _HALVINGS = 80
+_FEWEST = 3
 _MOST_FACTOR = 1 << 24  # what da4ml's float32 matrices hold exactly
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """`count = clip(floor((factor * a + bias) / 2^shift), 0, levels)`."""
+    """`count = clip(floor((factor * a + bias) / 2^shift), 0, levels)`.
+
+    Attributes:
+        even: None; else ties round half to even: where the lowest bit of `floor((a + bias) / 2^shift)` is
+            `even`, 1 is added before the floor that counts.
+    """
 
     factor: int
     bias: int
     shift: int
+    even: int | None = None
 
     @property
     def digits(self) -> int:
@@ -60,7 +67,9 @@ def find_scaling(thresholds: Ints, low: int, high: int) -> Scaling | None:
     at = np.clip(thresholds, low, None)
     limits = (at[reached], level[reached]), (np.minimum(thresholds, high + 1)[before] - 1, level[before])
     slopes = _slopes(*limits)
-    found: Scaling | None = None
+    found = _half_even(thresholds, low, high)
+    if found is not None:
+        return found
     for shift in range(_MOST_SHIFT + 1):
         if found is not None and shift > found.shift + _EXTRA_SHIFTS:
             break
@@ -69,6 +78,24 @@ def find_scaling(thresholds: Ints, low: int, high: int) -> Scaling | None:
             if one is not None and (found is None or one.digits < found.digits):
                 found = one
     return found
+
+
+def _half_even(thresholds: Ints, low: int, high: int) -> Scaling | None:
+    """Return rounding of powers of two, half to even: thresholds lie 2^shift apart, every other one 1 later.
+
+    At a tie `a + b` is a multiple of 2^shift; the count is then the even one of its neighbours. With `u =
+    a + b - 1`
+    nothing but a tie has all ones below the shift, so that adding 1 carries there alone.
+    """
+    inner = thresholds[(thresholds > low) & (thresholds <= high)]
+    if inner.size < _FEWEST or inner.size != thresholds.size:
+        return None
+    for late in (0, 1):
+        even = inner - (np.arange(1, inner.size + 1) % 2 == late)
+        step = int(even[1] - even[0])
+        if step >= 2 and step & (step - 1) == 0 and bool((np.diff(even) == step).all()):
+            return Scaling(1, step - int(even[0]) - 1, step.bit_length() - 1, late)
+    return None
 
 
 def _slopes(up: tuple[Ints, Ints], down: tuple[Ints, Ints]) -> tuple[float, float]:

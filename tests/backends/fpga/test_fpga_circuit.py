@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from fpga_models import binary, mlp, qdq_conv
+from fpga_models import binary, mlp, qdq_conv, residual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ NETWORKS = {
     "binary": lambda: binary(np.random.default_rng(1)),
     "qdq-conv": lambda: qdq_conv(np.random.default_rng(2), True, 2, 1, 1),
     "qdq-depthwise": lambda: qdq_conv(np.random.default_rng(3), False, 2, 1, 4),
+    "residual": lambda: residual(2.0),
 }
 
 
@@ -44,6 +45,21 @@ def test_a_scaling_counts_the_same_as_its_thresholds(
     first, last = int((thresholds <= -reach).sum()), int(inside.sum())
     want = np.searchsorted(thresholds, a, side="right")
     assert np.array_equal(np.clip(line, first, first + last), want)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3, -7, 64])
+@pytest.mark.parametrize("shift", [1, 2, 5])
+@pytest.mark.parametrize("first", [0, 1])
+def test_rounding_half_to_even_of_powers_of_two_is_one_addition(offset: int, shift: int, first: int) -> None:
+    a = np.arange(-3000, 9000)
+    codes = np.clip(np.rint((a + offset) / 2**shift), first, first + 40).astype(np.int64) - first
+    thresholds = np.array([a[np.argmax(codes >= k)] for k in range(1, 41)])
+    found = find_scaling(thresholds, -3000, 8999)
+    assert found is not None
+    assert found.factor == 1
+    u = a + found.bias
+    carry = ((u >> found.shift) & 1) == found.even
+    assert np.array_equal(np.clip((u + carry) >> found.shift, 0, 40), codes)
 
 
 def test_thresholds_that_are_no_line_have_no_scaling() -> None:
