@@ -169,7 +169,8 @@ def _folded(out: Expander, data: Array, scale: Array, zero_point: Array, real: A
     for name in ("int8", "uint8", "int16", "uint16"):
         dtype = np.dtype(name)
         stored, stored_zero = integers.astype(dtype), zero.astype(dtype)
-        exact = np.array_equal(stored, integers) and np.array_equal(stored_zero, zero) and zero.size == 1
+        exact = np.array_equal(stored, integers) and np.array_equal(stored_zero, zero)
+        exact = exact and (zero.size == 1 or zero.shape == scale.shape)
         if exact and np.array_equal((integers - zero) * scale.astype(real.dtype), real):
             axis = _axis_or_none(scale, data.ndim)
             if axis is None and scale.size != 1:

@@ -136,3 +136,16 @@ def test_weights_of_a_body_are_freed_too():
     before = ort.run_session(ort.make_session(model, optimize="none"), feeds)["y"]
     assert free(model) == 1
     assert np.array_equal(ort.run_session(ort.make_session(model, optimize="none"), feeds)["y"], before)
+
+
+@pytest.mark.parametrize(("rows", "freed"), [(64, 1), (4096, 0)])
+def test_small_weights_of_dense_layers_are_freed_and_large_ones_stay_packed(rows, freed):
+    weights = {
+        "w": RNG.integers(-127, 128, (rows, 128)).astype(np.int8),
+        "s": RNG.uniform(0.001, 0.1, 128).astype(np.float32),
+        "z": np.zeros(128, np.int8),
+    }
+    body = "wd = DequantizeLinear<axis = 1>(w, s, z)\n y = Gemm(x, wd)"
+    model = parse(body, f"(float[1, {rows}] x) => (float[1, 128] y)", weights)
+    assert "MatMulNBits" in [node.op_type for node in ort.optimized_model(model).graph.node]
+    assert free(model) == freed

@@ -124,3 +124,17 @@ def test_signs_of_a_binary_layer_take_a_bit_each() -> None:
     x = np.random.default_rng(1).normal(size=(1, 512)).astype(np.float32)
     got = ort.run_session(ort.make_session(payload), {"x": x})["y"]
     np.testing.assert_allclose(got, x @ (signs * scale).T, rtol=1e-4, atol=1e-3)
+
+
+def test_ternary_weights_with_a_scale_per_channel_take_two_bits_each() -> None:
+    codes = np.random.default_rng(0).integers(-1, 2, (64, 512)).astype(np.float32)
+    scale = np.linspace(0.1, 1, 64, dtype=np.float32)[:, None]
+    body = "b = qonnx.custom_op.general.Quant<narrow = 1>(w, s, z, n)\n y = Gemm<transB = 1>(x, b)"
+    weights = {"w": codes * scale, "s": scale, "z": np.zeros((64, 1), np.float32), "n": np.float32(2)}
+    model = parse(body, "(float[1, 512] x) => (float[1, 64] y)", weights)
+    payload = ort_engine.lower(model).files["model.onnx"]
+    assert isinstance(payload, bytes)
+    assert len(payload) < 64 * 512 // 4 + 1500
+    x = np.random.default_rng(1).normal(size=(1, 512)).astype(np.float32)
+    got = ort.run_session(ort.make_session(payload), {"x": x})["y"]
+    np.testing.assert_allclose(got, x @ (codes * scale).T, rtol=1e-4, atol=1e-3)

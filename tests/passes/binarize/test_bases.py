@@ -98,6 +98,12 @@ def test_scales_are_positive_also_for_rows_of_zeros() -> None:
     assert np.abs(found.matrix()[0]).max() < 1e-10
 
 
+def test_negative_scales_turn_their_codes() -> None:
+    found = b.Bases(np.array([[[1, -1, 1]]], np.int8), np.array([[-0.5]]))
+    np.testing.assert_array_equal(found.positive().matrix(), found.matrix())
+    assert found.positive().scales[0, 0] == 0.5
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**16), st.integers(1, 4), st.booleans())
 def test_bytes_hold_the_sum_within_their_steps(seed: int, count: int, ternary: bool) -> None:
