@@ -65,7 +65,7 @@ def main() -> None:
     """Write the page."""
     images = np.load(EXAMPLES / "data" / "digits_test.npz")["image"].astype(np.float32)
     page = Page(Path("docs/results/event_exact.md"), "Event layers against the reference", ABOUT, HEADINGS)
-    for name in ("digits_mlp", "digits_cnn", "digits_resnet"):
+    for name in ("digits_mlp", "digits_cnn"):
         for bits in (8, 4, 2):
             model = quantized(name, bits)
             graph = read(model)
