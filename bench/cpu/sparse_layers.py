@@ -48,23 +48,21 @@ HEADINGS = (
     "weights KB", "dense KB",
 )  # fmt: skip
 ABOUT = """`python -m pared.bench.cpu.sparse_layers`. One pinned core, one thread, candidates interleaved,
-medians of wall time; ratios are medians of the ratios of each round. Layers read and write activations as they lie in a model (NHWC in pared's
-own kernels, ONNX layout in onnxruntime), so the layout changes that a sparse kernel makes are in its time.
-`own dense` is the kernel that pared takes for the same layer without zeros (Winograd, Strassen's scheme,
-plain), `weights KB` what the layer's packed weights take, indices included. "any" zeros are random ones,
-2:4/32 keeps two of four inputs for 32 outputs at once, 16x1 are blocks of 16 outputs. Goals against
-onnxruntime's dense float: 3.6 with 90 % zeros anywhere, 1.9 for 2:4/32, 1.6 (50 %) and 4.5 (90 %) for 16x1
-in products of one row."""
-
-BREAK_EVEN = """Break-even of zeros anywhere: against onnxruntime's dense code about 30 % (40 % at 7x7 with 512
-channels), against pared's own plain products 35 %, against Winograd about 80 %: there own dense code is the
-peer, and below that level the compiler keeps it (the rows show what sparse code would take). Blocks and N:M
-break even as soon as anything is left out, against Winograd at 75 %. A product of one row with zeros anywhere
-has no kernel: gathering its data costs more than reading the weights that are left out."""
-MODELS = """Models are pruned by magnitude without repair, for their times; what pruning costs in accuracy is on
-[a page of its own](prune_accuracy.md). Constants of the dense ResNet-18 include Winograd's transformed weights,
-four times as many. In the models "any" leaves the last dense layers as they are (one row), and shared32 leaves
-3x3 layers to Winograd."""
+medians of wall time; ratios are medians of the ratios of each round. Layers read and write activations as
+they lie in a model (NHWC in pared's own kernels, ONNX layout in onnxruntime), so the layout changes that a
+sparse kernel makes are in its time. `own dense` is the kernel that pared takes for the same layer without
+zeros (Winograd, Strassen's scheme, plain), `weights KB` what the layer's packed weights take, indices
+included. "any" zeros are random ones, 2:4/32 keeps two of four inputs for 32 outputs at once, 16x1 are blocks
+of 16 outputs. Goals against onnxruntime's dense float: 3.6 with 90 % zeros anywhere, 1.9 for 2:4/32, 1.6
+(50 %) and 4.5 (90 %) for 16x1 in products of one row."""
+BREAK_EVEN = """Break-even of zeros anywhere against onnxruntime's dense code and pared's own plain products
+lies below 40 %, at 7x7 with 512 channels at 40 to 55 %; against Winograd at 80 %: below that level the compiler
+keeps Winograd (the rows show what sparse code would take). N:M meets Winograd at 1:4. Products of one row
+with zeros anywhere stay dense: a kernel for them was not tried."""
+MODELS = """Models are pruned by magnitude without repair, for their times; what pruning costs in accuracy is
+on [a page of its own](prune_accuracy.md). Sizes of models are those of all packed constants; Winograd's weights
+take four times the space of the layer's, which is why dense ones are larger than the files. In the models
+"any" leaves the last dense layers as they are (one row), and shared32 leaves most 3x3 layers to Winograd."""
 
 
 @dataclass(frozen=True)
