@@ -164,9 +164,12 @@ def _bias_steps(bias: ir.Value | None, real: Singles, unit: Singles) -> Ints:
         if scale is not None and plain:
             own = scale.reshape(-1).astype(np.float32)
             if np.allclose(own, unit, rtol=1e-6, atol=0):
-                return np.array(q.reshape(-1), np.int64)
-            return np.array(np.rint(q.reshape(-1).astype(np.float32) * own / unit), np.int64)
-    return np.rint(real.astype(np.float32) / unit).astype(np.int64)
+                whole: Ints = q.reshape(-1).astype(np.int64)
+                return whole
+            rescaled: Ints = np.rint(q.reshape(-1).astype(np.float32) * own / unit).astype(np.int64)
+            return rescaled
+    steps: Ints = np.rint(real.astype(np.float32) / unit).astype(np.int64)
+    return steps
 
 
 def _gemm(place: Place) -> Held:

@@ -83,9 +83,8 @@ def find_scaling(thresholds: Ints, low: int, high: int) -> Scaling | None:
 def _half_even(thresholds: Ints, low: int, high: int) -> Scaling | None:
     """Return rounding of powers of two, half to even: thresholds lie 2^shift apart, every other one 1 later.
 
-    At a tie `a + b` is a multiple of 2^shift; the count is then the even one of its neighbours. With `u =
-    a + b - 1`
-    nothing but a tie has all ones below the shift, so that adding 1 carries there alone.
+    At a tie `a + b` is a multiple of 2^shift; the count is then the even one of its neighbours. With
+    `u = a + b - 1` nothing but a tie has all ones below the shift, so that adding 1 carries there alone.
     """
     inner = thresholds[(thresholds > low) & (thresholds <= high)]
     if inner.size < _FEWEST or inner.size != thresholds.size:
