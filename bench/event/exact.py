@@ -55,7 +55,11 @@ def unequal(model: ir.Model, graph: EventGraph, x: Array, counts: Counts) -> str
         spread = [-1, *[1] * (len(layer.shape) - 1)]
         scale, offset = layer.scale.reshape(spread), layer.offset.reshape(spread)
         real = value.dtype.kind == "f"
-        whole = np.rint((value - offset) / scale) if real else value.astype(np.int64) - layer.zero
+        whole = (
+            np.rint((value.astype(np.float64) - offset) / scale)
+            if real
+            else value.astype(np.int64) - layer.zero
+        )
         wrong += int(np.count_nonzero(whole != counts[layer.name]))
         every += value.size
     return f"{wrong} of {every}"

@@ -43,15 +43,16 @@ HEADINGS = (
     "layer", "active", "ORT us", "native us", "event-cpu us", "runs", "events us", "dense us",
     "ORT / event-cpu", "native / event-cpu", "GSOP/s",
 )  # fmt: skip
-ABOUT = """`python -m pared.bench.event.layers`. One quantized layer (uint8 counts of 1 to 255 at random
-places, int8 weights per channel, int32 bias, requantized to uint8), batch 1, one pinned core, one thread,
-{rounds} interleaved rounds, medians of wall time; ratios are medians of the ratios of each round, above 1
-means that event-cpu is faster. "event-cpu" chooses per run from the activity that it counts ("runs" says
-what); "events" and "dense" are its two forms, forced. Inputs and outputs are bound once everywhere: onnxruntime by
-its IO binding (its call is about 10 us), native and event-cpu by a ctypes call; event-cpu finds its input
-channels-last, as a layer inside a network does, while the others transpose a model's input and output. The
-integers of all were equal on every input. GSOP/s: active inputs times their synapses, borders included, by
-the time of "events"."""
+ABOUT = """`python -m pared.bench.event.layers`. 
+One quantized layer (uint8 counts of 1 to 255 at random places, int8 weights per channel, int32 bias,
+requantized to uint8), batch 1, one pinned core, one thread, {rounds} interleaved rounds, medians of wall
+time; ratios are medians of the ratios of each round, above 1 means that event-cpu is faster. "event-cpu"
+chooses per run from the activity that it counts ("runs" says what); "events" and "dense" are its two
+forms, forced. Inputs and outputs are bound once everywhere: onnxruntime by its IO binding (its call is
+about 10 us), native and event-cpu by a ctypes call; event-cpu finds its input channels-last, as a layer
+inside a network does, while the others transpose a model's input and output. The integers of all were
+equal on every input. GSOP/s: active inputs times their synapses, borders included, by the time of
+"events"."""
 
 REMARK = """Aims: at 5 % activity 2 times as fast as onnxruntime's dense convolution 64->64 on 32x32, 7
 times on 1024x1024: met. Never more than 5 % slower than dense at any activity: met against onnxruntime;
