@@ -162,10 +162,18 @@ def _target(node: ir.Node, depth: int) -> _Target | str:
 
 def _matches(target: _Target, counterparts: Mapping[str | None, ir.Node], refused: list[Refusal]) -> bool:
     other = counterparts.get(target.node.name)
-    if other is not None and other.op_type == target.node.op_type:
-        return True
-    refused.append(Refusal(str(target.node.name), "no such layer in the float model"))
-    return False
+    if other is None or other.op_type != target.node.op_type:
+        refused.append(Refusal(str(target.node.name), "no such layer in the float model"))
+        return False
+    channel = 1 if other.op_type.startswith("Conv") else -1
+    shapes = [node.outputs[0].shape for node in (other, target.node)]
+    sizes = [None if shape is None else shape[channel] for shape in shapes]
+    if sizes[0] != sizes[1]:
+        refused.append(
+            Refusal(str(target.node.name), f"the float model has {sizes[0]} channels, not {sizes[1]}")
+        )
+        return False
+    return True
 
 
 def _shift_stored(model: ir.Model, target: _Target, shift: Floats) -> int:

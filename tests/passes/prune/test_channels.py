@@ -287,6 +287,17 @@ def test_values_that_lost_channels_get_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
+    "behind", ["bias-correct", "prune{sparsity=0.5},reconstruct", "renormalize", "reconstruct", "quantize"]
+)
+def test_what_follows_gets_along_with_fewer_channels(behind: str) -> None:
+    model = mlp(sizes=(24, 32, 32, 10))
+    found, stats = ran(model, f"prune-channels,{behind}", samples(model))
+    assert count(found).macs == 24 * 16 + 16 * 16 + 16 * 10
+    if behind == "bias-correct":
+        assert any("32 channels, not 16" in r.reason for r in stats.refused)
+
+
+@pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"sparsity": 1.5}, "channels-goal"),
