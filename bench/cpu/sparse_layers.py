@@ -56,13 +56,14 @@ included. "any" zeros are random ones, 2:4/32 keeps two of four inputs for 32 ou
 of 16 outputs. Goals against onnxruntime's dense float: 3.6 with 90 % zeros anywhere, 1.9 for 2:4/32, 1.6
 (50 %) and 4.5 (90 %) for 16x1 in products of one row."""
 BREAK_EVEN = """Break-even of zeros anywhere against onnxruntime's dense code and pared's own plain products
-lies below 40 %, at 7x7 with 512 channels at 40 to 55 %; against Winograd at 80 %: below that level the compiler
-keeps Winograd (the rows show what sparse code would take). N:M meets Winograd at 1:4. Products of one row
-with zeros anywhere stay dense: a kernel for them was not tried."""
-MODELS = """Models are pruned by magnitude without repair, for their times; what pruning costs in accuracy is
-on [a page of its own](prune_accuracy.md). Sizes of models are those of all packed constants; Winograd's weights
-take four times the space of the layer's, which is why dense ones are larger than the files. In the models
-"any" leaves the last dense layers as they are (one row), and shared32 leaves most 3x3 layers to Winograd."""
+lies below 40 %, at 7x7 with 512 channels at 40 to 55 %; against Winograd at 80 %: below that level the
+compiler keeps Winograd (the rows show what sparse code would take). N:M meets Winograd at 1:4. Products of
+one row with zeros anywhere stay dense: a kernel for them was not tried."""
+MODELS = """Models are pruned by magnitude without repair, for their times; what pruning costs in accuracy
+is on [a page of its own](prune_accuracy.md). Sizes of models are those of all packed constants; Winograd's
+weights take four times the space of the layer's, which is why dense ones are larger than the files. In the
+models "any" leaves the last dense layers as they are (one row), and shared32 leaves most 3x3 layers to
+Winograd."""
 
 
 @dataclass(frozen=True)
