@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from ...compiler.backend import Executable, Payload, Verdict
-from ...compiler.errors import MissingTool, TargetError
+from ...compiler.errors import MissingTool, TargetError, UnsupportedOp
 from ..reference.backend import has_kernel
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ...compiler.pass_api import Context
     from ...compiler.records import Json
     from ...compiler.target import Target
+    from .circuit import Circuit
     from .graph import Network
     from .route import Device
     from .verilog import Rtl
@@ -67,6 +70,7 @@ class FpgaBackend:
         network = read_network(model)
         ctx.check_cancelled()
         circuit = trace(network)
+        _check_circuit(network, circuit)
         estimate = round(_LUT4_PER_COST * float(circuit.logic.cost))
         _check_fit(estimate, network, target)
         rtl = write_rtl(circuit.logic, LATENCY_CUTOFF)
@@ -106,6 +110,26 @@ def device_of(target: Target) -> Device:
             'use isa.arch = "ecp5" and features ["size=25k", "package=CABGA256", "speed=6"]',
         )
     return Device(facts["size"], facts["package"], int(facts["speed"]))
+
+
+def _check_circuit(network: Network, circuit: Circuit) -> None:
+    """Compare with the golden integers on random codes; da4ml's interpreter errs on some wide values."""
+    from .simulate import simulate
+
+    rng = np.random.default_rng(0)
+    codes = {
+        w.name: w.least + w.step * rng.integers(0, (w.most - w.least) // w.step + 1, (64, *w.shape))
+        for w in network.inputs
+    }
+    want = simulate(network, codes)
+    left = circuit.logic.predict(circuit.enter(network, codes).astype(np.float64), 1)
+    got = circuit.leave(network, np.rint(left).astype(np.int64))
+    if any(not np.array_equal(got[name], want[name]) for name in network.outputs):
+        raise UnsupportedOp(
+            "fpga-circuit-differs",
+            "the traced circuit does not give the golden integers (wide products in da4ml)",
+            "use powers of two, quantize{scale=pow2}, or fewer bits",
+        )
 
 
 def _check_fit(estimate: int, network: Network, target: Target) -> None:
