@@ -43,7 +43,7 @@ METHODS = (
     ("refit", "true"),
 )  # fmt: skip
 MODELS = (
-    "mnist_conv8", "fashion_mlp", "kws_cnn_s", "fashion_cnn", "kws_dnn_s", "kws_gru_s", "ic01_resnet8",
+    "mnist_conv8", "fashion_mlp", "kws_cnn_s", "fashion_cnn", "kws_dnn_s", "ic01_resnet8",
     "resnet20_cifar10", "ad01_fc_autoencoder",
 )  # fmt: skip
 _TIME_HEADINGS = (
