@@ -211,8 +211,9 @@ def _formulas(op: Op) -> dict[str, Callable[..., Expr]]:
         "prelu": lambda a, b: tirx.Select(a < zero, a * b, a),
         "neg": lambda a: zero - a,
         "abs": lambda a: tirx.max(a, zero - a),
-        "relu": lambda a: tirx.max(a, zero),
-        "clip": lambda a: tirx.min(tirx.max(a, low), high),
+        # The second operand is what a comparison with NaN leaves: NaN stays.
+        "relu": lambda a: tirx.max(zero, a),
+        "clip": lambda a: tirx.min(high, tirx.max(low, a)),
         "sqrt": tirx.sqrt,
         "reciprocal": lambda a: one / a,
         "floor": tirx.floor,

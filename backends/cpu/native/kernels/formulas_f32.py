@@ -71,8 +71,9 @@ def _formulas(op: Op, lanes: int) -> dict[str, Callable[..., Expr]]:
         "where": lambda c, a, b: tirx.Select(tirx.NE(c, zero), a, b),
         "neg": lambda a: zero - a,
         "abs": lambda a: tirx.max(a, zero - a),
-        "relu": lambda a: tirx.max(a, zero),
-        "clip": lambda a: tirx.min(tirx.max(a, low), high),
+        # The second operand is what a comparison with NaN leaves: NaN stays.
+        "relu": lambda a: tirx.max(zero, a),
+        "clip": lambda a: tirx.min(high, tirx.max(low, a)),
         "sqrt": tirx.sqrt,
         "reciprocal": lambda a: one / a,
         "floor": rounded("floor"),

@@ -227,5 +227,5 @@ def finish(value: Expr, after: After, residual: Expr | None, lanes: int) -> Expr
     if after.function:
         total = apply(after.function, total, lanes, after.alpha, after.beta)
     if after.low is not None:
-        total = tirx.max(total, lit(after.low, lanes))
-    return total if after.high is None else tirx.min(total, lit(after.high, lanes))
+        total = tirx.max(lit(after.low, lanes), total)  # NaN stays: a comparison with it leaves the second
+    return total if after.high is None else tirx.min(lit(after.high, lanes), total)
