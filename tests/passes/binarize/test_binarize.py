@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from prune_nets import convnet, graph, lstm, mlp, normal, ran, run, samples, scan
+from prune_nets import convnet, given_data, graph, lstm, mlp, normal, ran, run, samples, scan
 
 from pared.backends.reference.evaluator import evaluate
 from pared.compiler.errors import DataError, PipelineError
@@ -254,3 +254,16 @@ def test_more_bits_of_inputs_come_closer() -> None:
         for how in ("activations=binary", "activations=2bit", "")
     ]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_thresholds_of_a_convolution_are_the_means_of_its_input_channels() -> None:
+    weights = {"u": np.eye(16, dtype=np.float32).reshape(16, 16, 1, 1), "v": normal(1, 8, 16, 3, 3)}
+    weights |= {"b": np.linspace(-9, 9, 16, dtype=np.float32), "w": normal(2, 4, 8, 1, 1)}
+    body = "a = Conv(x, u, b)\nc = Conv(a, v)\ny = Conv(c, w)"
+    model = graph(body, {"x": (1, 16, 6, 6)}, {"y": (1, 4, 4, 4)}, weights)
+    data = given_data(model, x=normal(3, 40, 16, 6, 6))
+    done = run(model, "binarize{activations=binary act_sqnr=0 ends=keep}", data)
+    (centred,) = (node for node in done.graph if node.op_type == "Sub")
+    threshold = walk.constant(centred.inputs[1])
+    assert threshold is not None
+    np.testing.assert_allclose(threshold.reshape(-1), weights["b"], atol=0.2)
