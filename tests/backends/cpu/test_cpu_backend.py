@@ -152,7 +152,7 @@ def test_a_missing_payload_is_an_artifact_error(tmp_path):
         CpuBackend().load(tmp_path, "ort", {}, 1)
 
 
-@pytest.mark.parametrize("name", target_names())
+@pytest.mark.parametrize("name", [n for n in target_names() if load_target(n).backend == "cpu"])
 def test_targets_name_engines_that_exist(name):
     assert set(load_target(name).engines) <= set(ENGINES)
 

@@ -130,9 +130,10 @@ def test_the_payload_is_a_plain_model_that_onnxruntime_runs(folder: Path, pared:
 def test_an_excluded_layer_stays_in_float(folder: Path, pared: Run) -> None:
     done = pared("compile", "-m", "m.onnx", *INT8, "--exclude", "fc1", "-o", "out", "-q")
     assert done.code == 0, done.err
-    found = pared("inspect", "-m", "out/model.onnx", "--json").json["quantization"]
-    assert len(found["layers"]) == 1  # type: ignore[arg-type,index,call-overload]
-    assert len(found["float_layers"]) == 1  # type: ignore[arg-type,index,call-overload]
+    # Weights of small layers are unpacked by Cast and Mul, so their storage tells, not a quantized operand.
+    stored = {tuple(t.dims): t.data_type for t in onnx.load("out/model.onnx").graph.initializer}
+    assert stored[16, 16] == TensorProto.FLOAT
+    assert stored[16, 4] == TensorProto.INT8
 
 
 def test_exclude_takes_several_names(folder: Path, pared: Run) -> None:
