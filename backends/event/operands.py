@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ...compiler.ir.quant import QONNX_DOMAIN, QuantParams, Scheme, dequantize_array, view
-from ...compiler.ir.walk import attribute, int_attribute, ints_attribute, node_label, producer
+from ...compiler.ir.walk import int_attribute, ints_attribute, node_label, producer
+from ...compiler.ir.windows import pads_of
 from ...compiler.ops.constants import constant_expression
 from ...compiler.ops.quant import quant
 from .graph import Integers, Reals, Weights, Window
@@ -133,30 +134,13 @@ def window_of(node: ir.Node, kernel: Sequence[int], size: Sequence[int]) -> Wind
     if int_attribute(node, "ceil_mode", 0):
         raise Refused(node, "ceil_mode")
     strides, dilations = ints_attribute(node, "strides", (1, 1)), ints_attribute(node, "dilations", (1, 1))
-    pads = _pads(node, kernel, size, strides, dilations)
-    return Window((kernel[0], kernel[1]), (strides[0], strides[1]), pads, (dilations[0], dilations[1]))
-
-
-def _pads(
-    node: ir.Node,
-    kernel: Sequence[int],
-    size: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-) -> tuple[int, int, int, int]:
-    mode = attribute(node, "auto_pad", "NOTSET")
-    if mode == "VALID":
-        return 0, 0, 0, 0
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        totals = [_same(*args) for args in zip(kernel, size, strides, dilations, strict=True)]
-        first = [(total + (mode == "SAME_LOWER")) // 2 for total in totals]
-        return first[0], first[1], totals[0] - first[0], totals[1] - first[1]
-    pads = ints_attribute(node, "pads", (0, 0, 0, 0))
-    return pads[0], pads[1], pads[2], pads[3]
-
-
-def _same(kernel: int, size: int, stride: int, dilation: int) -> int:
-    return max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+    top, left, bottom, right = pads_of(node, kernel, strides, dilations, size)
+    return Window(
+        (kernel[0], kernel[1]),
+        (strides[0], strides[1]),
+        (top, left, bottom, right),
+        (dilations[0], dilations[1]),
+    )
 
 
 def exact_values(scales: Sequence[float], ranges: Sequence[tuple[int, int]]) -> tuple[list[Integers], float]:

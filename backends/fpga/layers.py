@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from ...compiler.errors import UnsupportedOp
 from ...compiler.ir.walk import attribute, int_attribute, ints_attribute
-from ...compiler.ops.common import float_attribute, string_attribute
+from ...compiler.ir.windows import pads_of
+from ...compiler.ops.common import float_attribute
 from ...compiler.ops.constants import constant_expression
 from .graph import Conv, Dense, Floats, Ints, Layer, Mix, Move, Pool, Wire
 from .refuse import at
@@ -212,13 +213,8 @@ def _window(place: Place, kernel: tuple[int, ...], size: tuple[int, ...]) -> tup
     node, rank = place.node, len(kernel)
     strides = ints_attribute(node, "strides") or (1,) * rank
     dilations = ints_attribute(node, "dilations") or (1,) * rank
-    pads = ints_attribute(node, "pads") or (0,) * (2 * rank)
+    pads = pads_of(node, kernel, strides, dilations, size)
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    auto = string_attribute(node, "auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        short = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(size, strides, reach, strict=True)]
-        less, more = [n // 2 for n in short], [n - n // 2 for n in short]
-        pads = tuple(less + more) if auto == "SAME_UPPER" else tuple(more + less)
     if rank > 2 or int_attribute(node, "ceil_mode", 0):
         raise UnsupportedOp(
             "fpga-op", at(node, "more than two spatial axes, or ceil_mode"), "export without them"

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ...compiler.data import Samples
 from ...compiler.ir import walk
+from ...compiler.ir.windows import pads_of
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
 
@@ -148,25 +149,9 @@ def conv_geometry(node: ir.Node, kernel: Sequence[int], spatial: Sequence[int]) 
     rank = len(kernel)
     strides = walk.ints_attribute(node, "strides", [1] * rank)
     dilations = walk.ints_attribute(node, "dilations", [1] * rank)
-    pads = walk.ints_attribute(node, "pads", [0] * (2 * rank))
-    mode = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        pads = _same_pads(mode, kernel, strides, dilations, spatial)
+    pads = pads_of(node, kernel, strides, dilations, spatial)
     groups = walk.int_attribute(node, "group", 1)
     return ConvGeometry(tuple(kernel), strides, dilations, pads, groups)
-
-
-def _same_pads(
-    mode: str, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], spatial: Sequence[int]
-) -> tuple[int, ...]:
-    begin: list[int] = []
-    end: list[int] = []
-    for k, s, d, size in zip(kernel, strides, dilations, spatial, strict=True):
-        total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        begin.append(small if mode == "SAME_UPPER" else large)
-        end.append(large if mode == "SAME_UPPER" else small)
-    return (*begin, *end)
 
 
 def unfold(x: Floats, geometry: ConvGeometry) -> Floats:
