@@ -35,6 +35,7 @@ _OPS = frozenset(
             "BatchNormalization",
             "Relu",
             "Clip",
+            "Softmax",
             "Flatten",
             "Reshape",
             "Squeeze",

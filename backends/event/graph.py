@@ -223,6 +223,7 @@ class Output:
         shape: without the batch.
         dtype: ONNX spelling.
         zero: added to counts where the output is integers.
+        softmax: the host takes the Softmax over the last axis of what the layer shows.
     """
 
     name: str
@@ -230,6 +231,7 @@ class Output:
     shape: Shape
     dtype: str = "FLOAT"
     zero: int = 0
+    softmax: bool = False
 
 
 @dataclass(frozen=True, eq=False)

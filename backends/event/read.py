@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -13,7 +14,13 @@ from .close import Closer
 from .graph import EventGraph, Input, Output, Shape
 from .ladders import Quantizer
 from .operands import Refused
-from .terms import Raw, Real, Sum, Term, Whole
+from .terms import Raw, Real, Soft, Sum, Term, Whole
+
+_UNCOUNTED: Mapping[type, str] = {
+    Raw: "the model's float input (quantize{inputs=int8} in --pipeline quantizes it)",
+    Sum: "a sum that no quantizer made counts of",
+    Soft: "a Softmax",
+}
 
 Rule: TypeAlias = "Callable[[Reader, ir.Node], None]"
 
@@ -62,10 +69,8 @@ class Reader:
         found = self.term(node, index)
         if isinstance(found, Real):
             return found
-        what = {Raw: "the model's float input", Sum: "a sum that no quantizer made counts of"}.get(
-            type(found)
-        )
-        raise Refused(node, f"its input is {what or 'integers'}; events need quantized activations")
+        what = _UNCOUNTED.get(type(found), "integers")
+        raise Refused(node, f"its input is {what}; events need quantized activations")
 
     def image(self, node: ir.Node, index: int = 0) -> Real:
         """Return an input that must be counts of an image as the population has it."""
@@ -94,6 +99,13 @@ class Reader:
         term, maker, name = self.terms.get(value), value.producer(), value.name or ""
         if maker is None or term is None or isinstance(term, Raw):
             raise UnsupportedOp("event-output", f"output {name!r} is constant or an input", "leave it out")
+        if isinstance(term, Soft):
+            return replace(self._shown(term.of, term.name, maker, value), name=name, softmax=True)
+        return self._shown(term, name, maker, value)
+
+    def _shown(self, term: Term, name: str, maker: ir.Node, value: ir.Value) -> Output:
+        if isinstance(term, Raw | Soft):
+            raise Refused(maker, "its result leaves the network as it is")
         if isinstance(term, Sum):
             layer = self.closer.readout(term, name, maker)
             return Output(name, layer, term.shape)

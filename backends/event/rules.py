@@ -34,7 +34,7 @@ from .operands import (
 )
 from .read import Reader, Rule
 from .rules_sums import add, as_sum, clip, concat, exact_sum, label, multiply, normalize, output_name, view
-from .terms import Floats, Raw, Real, Sum, Whole
+from .terms import Floats, Raw, Real, Soft, Sum, Whole
 
 _INTEGER_INPUTS = {"UINT8": (0, 255), "INT8": (-128, 127)}
 
@@ -59,6 +59,8 @@ def _counted(reader: Reader, node: ir.Node, quantizer: Quantizer) -> tuple[str, 
     term = reader.term(node)
     if isinstance(term, Whole):
         raise Refused(node, "its input is integers")
+    if isinstance(term, Soft):
+        raise Refused(node, "its input is a Softmax, which depends on all neurons at once")
     if isinstance(term, Raw):
         if term.dtype != "FLOAT":
             raise Refused(node, f"the model's input is {term.dtype}")
@@ -205,6 +207,16 @@ def _maximum(reader: Reader, node: ir.Node) -> None:
     )
 
 
+def _softmax(reader: Reader, node: ir.Node) -> None:
+    """Leave the last Softmax of a model to the host; any other one would need all neurons at once."""
+    term, value = reader.term(node), node.inputs[0]
+    if not isinstance(term, Sum | Real) or value is None or len(term.shape) != 1:
+        raise Refused(node, _SOFT)
+    if int_attribute(node, "axis", -1) not in (-1, 1):
+        raise Refused(node, "a Softmax over the batch")
+    reader.terms[node.outputs[0]] = Soft(term, value.name or "", term.shape)
+
+
 def _refused(reason: str) -> Rule:
     def rule(reader: Reader, node: ir.Node) -> None:
         raise Refused(node, reason)
@@ -234,7 +246,8 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "Relu"): clip,
     ("", "Clip"): clip,
     **{("", op): view for op in ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")},
-    **{("", op): _refused(_SOFT) for op in ("Softmax", "LogSoftmax")},
+    ("", "Softmax"): _softmax,
+    ("", "LogSoftmax"): _refused(_SOFT),
     **{
         ("", op): _refused(_FLOAT)
         for op in ("Sigmoid", "Tanh", "Gelu", "Erf", "HardSwish", "Elu", "LeakyRelu")

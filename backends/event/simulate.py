@@ -122,5 +122,12 @@ def reals(graph: EventGraph, counts: Mapping[str, Integers]) -> dict[str, Array]
             continue
         spread = [-1, *[1] * (len(layer.shape) - 1)]
         scale, offset = layer.scale.reshape(spread), layer.offset.reshape(spread)
-        results[output.name] = np.asarray(found * scale + offset, np.float32).reshape(shape)
+        real = np.asarray(found * scale + offset, np.float32).reshape(shape)
+        results[output.name] = _softmax(real) if output.softmax else real
     return results
+
+
+def _softmax(x: Array) -> Array:
+    """Return the Softmax over the last axis, computed in float64 and rounded once."""
+    powers = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True, initial=-np.inf))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)

@@ -91,4 +91,13 @@ class Sum:
         )  # fmt: skip
 
 
-Term: TypeAlias = Raw | Whole | Real | Sum
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """The Softmax, over the last axis, of what leaves the network; `name` is the value it reads."""
+
+    of: Sum | Real
+    name: str
+    shape: Shape
+
+
+Term: TypeAlias = Raw | Whole | Real | Sum | Soft
