@@ -63,7 +63,7 @@ def add(total: Integers, connection: Connection, values: Integers) -> None:
     synapses = connection.synapses
     samples = len(total)
     if isinstance(synapses, Dense):
-        total += _exact_product(values.reshape(samples, -1), synapses.weights.T)
+        total += _exact_product(values.reshape(samples, -1), synapses.weights)
     elif isinstance(synapses, Conv):
         total += _convolve(values.reshape(samples, -1, *values.shape[-2:]), synapses, total.shape)
     elif isinstance(synapses, SumPool):
@@ -79,22 +79,37 @@ def add(total: Integers, connection: Connection, values: Integers) -> None:
         )
 
 
-def _exact_product(left: Integers, right: Array) -> Integers:
-    """Multiply through float64, which is exact: the reader bounds sums to 32 bits."""
-    return np.asarray(left.astype(np.float64) @ right.astype(np.float64), np.int64)
+def _exact_type(values: Integers, weights: Array) -> type[np.float32 | np.float64]:
+    """Return a float type in which the sums are exact; the reader bounds them to 32 bits."""
+    sums = np.abs(weights.reshape(len(weights), -1)).sum(axis=1).max(initial=0)
+    most = max(int(values.max(initial=0)), -int(values.min(initial=0)))
+    return np.float32 if int(sums) * most < 2**24 else np.float64
+
+
+def _exact_product(values: Integers, weights: Array) -> Integers:
+    real = _exact_type(values, weights)
+    return np.asarray(values.astype(real) @ weights.T.astype(real), np.int64)
 
 
 def _convolve(x: Integers, synapses: Conv, shape: tuple[int, ...]) -> Integers:
     samples, outputs = shape[0], shape[1]
     groups, per_group = synapses.groups, outputs // synapses.groups
-    w = synapses.weights.reshape(groups, per_group, -1, *synapses.window.kernel).astype(np.float64)
-    image = x.astype(np.float64)
-    total = np.zeros((samples, groups, per_group, shape[2] * shape[3]))
+    real = _exact_type(x, synapses.weights)
+    w = synapses.weights.reshape(groups, per_group, -1, *synapses.window.kernel).astype(real)
+    image = x.astype(real)
+    total = np.zeros((samples, groups, per_group, shape[2] * shape[3]), real)
     for index, tap in enumerate(_taps(image, synapses.window, shape[-2:], 0)):
         row, column = divmod(index, synapses.window.kernel[1])
         split = tap.reshape(samples, groups, -1, shape[2] * shape[3])
-        total += np.matmul(w[..., row, column], split)
+        total += _per_group(w[..., row, column], split)
     return np.asarray(total.reshape(shape), np.int64)
+
+
+def _per_group(w: Array, x: Array) -> Array:
+    """Multiply [groups, outputs, inputs] with [samples, groups, inputs, pixels]."""
+    if w.shape[1:] == (1, 1):  # depthwise
+        return np.asarray(w * x)
+    return np.asarray(np.matmul(w, x))
 
 
 def _taps(x: Array, window: Window, out: tuple[int, ...], fill: float) -> list[Array]:

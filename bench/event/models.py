@@ -1,0 +1,134 @@
+"""Models and samples of the event benchmarks."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ...compiler.backend import Array
+from ...compiler.data import open_samples
+from ...compiler.ir.export import signature_of
+from ...compiler.ir.importer import import_model
+from ...compiler.manager import Manager
+from ...compiler.pass_api import Context
+from ...compiler.pipeline import parse_pipeline
+from ...compiler.registry import MACROS, PASSES
+
+EXAMPLES = Path("examples")
+_WIDTHS = {8: "inputs=int8", 4: "bits=4 act_bits=4 inputs=int8", 2: "bits=2 act_bits=2 inputs=int8"}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A float model with what it is fed.
+
+    Attributes:
+        name: for tables.
+        path: of the model.
+        input: name of its input.
+        samples: [samples, ...], float32.
+        calibration: the same, for ranges.
+        labels: classes of the samples; empty where there are none.
+    """
+
+    name: str
+    path: Path
+    input: str
+    samples: Array
+    calibration: Array
+    labels: Array
+
+
+def quantized(source: Source, bits: int) -> ir.Model:
+    """Return the model quantized as `--precision` does it, with integer inputs."""
+    model = import_model(source.path).model
+    data = {source.input: source.calibration}
+    samples = open_samples(data, signature_of(model), purpose="calibration")
+    text = f"canonicalize,balance,quantize{{{_WIDTHS[bits]}}},relu-into-quantizer,dead-code"
+    return Manager().run(model, parse_pipeline(text, PASSES, MACROS), Context(calibration=samples)).model
+
+
+def sources(fashion: Path | None, count: int) -> Iterator[Source]:
+    """Yield what can be had here, with `count` samples each."""
+    yield digits("digits_mlp", count)
+    yield digits("digits_cnn", count)
+    folder = os.environ.get("PARED_DATA")
+    if not folder:
+        return
+    data = Path(folder)
+    yield mnist(data, count)
+    if fashion is not None:
+        yield fashion_cnn(data, fashion, count)
+    yield ad01(data, count)
+    yield kws01(data, count)
+
+
+def digits(name: str, count: int) -> Source:
+    """Return a model of the examples; beyond the 668 images there are, images moved by one pixel follow."""
+    test = np.load(EXAMPLES / "data" / "digits_test.npz")
+    calibration = np.load(EXAMPLES / "data" / "digits_calibration.npz")["image"]
+    images = test["image"].astype(np.float32)
+    moved = [np.roll(images, (0, shift), axis=(2, 3)) for shift in (1, -1)]
+    every = np.concatenate([images, calibration.astype(np.float32), *moved])[:count]
+    path = EXAMPLES / "models" / f"{name}.onnx"
+    return Source(name, path, "image", every, calibration, test["labels"][:count])
+
+
+def mnist(data: Path, count: int) -> Source:
+    """Return the two-layer MNIST net."""
+    images, labels = _idx(data / "datasets" / "mnist", count)
+    calibration = _idx(data / "datasets" / "mnist", 64, "train")[0]
+    return Source("mnist_conv8", data / "models" / "mnist_conv8.onnx", "Input3", images, calibration, labels)
+
+
+def fashion_cnn(data: Path, made: Path, count: int) -> Source:
+    """Return the net of bench/train_fashion.py."""
+    images, labels = _idx(data / "datasets" / "fashion_mnist", count)
+    calibration = _idx(data / "datasets" / "fashion_mnist", 64, "train")[0] / np.float32(255)
+    path = made / "fashion_cnn.onnx"
+    return Source("fashion_cnn", path, "image", images / np.float32(255), calibration, labels)
+
+
+def kws01(data: Path, count: int) -> Source:
+    """Return the keyword spotter of MLPerf Tiny; calibrated on the samples that end the file."""
+    stored = np.load(data / "datasets" / "kws_gscv2_mfcc_int8.npz")
+    real = ((stored["x"].astype(np.float32) - 83) * 0.5847029089927673).astype(np.float32)
+    path = data / "models" / "kws01_dscnn.onnx"
+    return Source(
+        "kws01_dscnn", path, "serving_default_input_1:0", real[:count], real[-64:], stored["y"][:count]
+    )
+
+
+def ad01(data: Path, count: int) -> Source:
+    """Return the autoencoder of MLPerf Tiny with five log-mel frames of 128 bands a sample."""
+    audio = np.load(data / "datasets" / "kws_gscv2_audio_int16.npz")["x"][: count + 64]
+    frames = log_mel(audio, 5)
+    path = data / "models" / "ad01_fc_autoencoder.onnx"
+    return Source("ad01_fc_autoencoder", path, "input_1", frames[:count], frames[-64:], np.zeros(0))
+
+
+def log_mel(audio: Array, frames: int, start: int = 4096) -> Array:
+    """Return log-mel frames [recordings, frames * 128] in dB: windows of 1024 samples, 512 apart."""
+    real = audio.astype(np.float32) / 32768
+    windows = np.lib.stride_tricks.sliding_window_view(real, 1024, axis=1)[:, start::512][:, :frames]
+    power = np.abs(np.fft.rfft(windows * np.hanning(1024), axis=2)) ** 2
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 130) / 2595) - 1)
+    bins = np.linspace(0, 8000, 513)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    mel = power @ np.maximum(np.minimum(rising, falling), 0).T
+    return (10 * np.log10(np.maximum(mel, 1e-10))).reshape(len(audio), -1).astype(np.float32)
+
+
+def _idx(folder: Path, count: int, part: str = "t10k") -> tuple[Array, Array]:
+    """Return images [count, 1, 28, 28] of 0 to 255, float32, and labels."""
+    pixels = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
+    classes = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
+    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 1, 28, 28)[:count]
+    return images.astype(np.float32), np.frombuffer(classes, np.uint8, offset=8)[:count]
