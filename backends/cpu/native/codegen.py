@@ -13,12 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
+from ....compiler.arena import aligned
 from .cpu_check import missing_feature
 from .isa import Isa
 from .kernels.int8_tiles import SLACK_BYTES
 from .link import link
 from .objects import Family, Kernel, compile_all
-from .planner import Plan, aligned
+from .planner import Plan
 from .program import ALIAS, Buffer, Constant, Program, Step
 
 LIBRARY = "model.so"

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pared.backends.cpu.native.planner import Block, Plan, arrange, lower_bound, plan, rivals
+from pared.backends.cpu.native.planner import Plan, plan
 from pared.backends.cpu.native.program import Buffer, Program, Step
+from pared.compiler.arena import Block, arrange, lower_bound, rivals
 
 sizes = st.integers(1, 40).map(lambda n: 64 * n)
 
