@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -182,3 +182,10 @@ class Backend(Protocol):
     ) -> Executable:
         """Load payload files from `folder`; `threads` None lets the engine choose."""
         ...
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A backend whose engines have options."""
+
+    option_names: ClassVar[frozenset[str]]

@@ -37,6 +37,7 @@ class Recipe(BaseModel):
         fallback: what to do with nodes that the target refuses.
         threads: threads per inference, measured and run.
         engine: engine to use; None measures the candidates and keeps the fastest that verifies.
+        engine_options: name -> value, over those of the target.
         choice: candidate to keep without measuring; a rebuild sets it to what was measured before.
     """
 
@@ -64,6 +65,7 @@ class Recipe(BaseModel):
     fallback: Literal["error", "cpu"] = "error"
     threads: int = Field(default=1, ge=1)
     engine: str | None = None
+    engine_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     choice: str | None = None
 
     @classmethod

@@ -127,12 +127,14 @@ class Target(_Section):
         name: file stem of the TOML file.
         backend: which backend lowers for it.
         engines: of that backend, preferred first.
+        options: of these engines, where they have any; `--engine-option` goes over them.
     """
 
     name: str = pydantic.Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str = pydantic.Field(min_length=1)
     backend: str
     engines: tuple[str, ...] = pydantic.Field(min_length=1)
+    options: dict[str, str | int | float | bool] = {}
     isa: Isa = Isa()
     memory: Memory = Memory()
     numerics: Numerics = Numerics()

@@ -8,17 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...compiler.records import Json
+from .devices import Device
 from .tools import need_tool, run_tool
 from .verilog import Rtl, harness
-
-
-@dataclass(frozen=True)
-class Device:
-    """A chip: nextpnr's size switch (`25k`), package and speed grade."""
-
-    size: str
-    package: str
-    speed: int
 
 
 @dataclass(frozen=True)

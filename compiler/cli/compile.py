@@ -44,6 +44,7 @@ def compile_verb(
     save_config: flags.SaveConfig = None,
     seed: flags.Seed = None,
     engine: flags.Engine = None,
+    engine_option: flags.EngineOption = None,
     threads: flags.Threads = None,
     dry_run: flags.DryRun = False,
     print_pipeline: flags.PrintPipeline = False,
@@ -89,6 +90,7 @@ def compile_verb(
         "opt_level": opt_level,
         "seed": seed,
         "engine": engine,
+        "engine_options": options.parse_settings("--engine-option", engine_option),
         "threads": threads,
     }
     recipe = merged_recipe(config, given)

@@ -145,6 +145,14 @@ Engine = Annotated[
         rich_help_panel="Engine",
     ),
 ]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Option of the engine, over the target's, e.g. latency_cutoff=2; repeatable.",
+        rich_help_panel="Engine",
+    ),
+]
 OptLevel = Annotated[
     int | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -103,3 +104,22 @@ def parse_tolerances(flag: str, texts: Sequence[str] | None) -> dict[str, float]
             )
         found[name] = value
     return found
+
+
+def parse_settings(flag: str, texts: Sequence[str] | None) -> dict[str, str | int | float | bool] | None:
+    """Read `KEY=VALUE` texts, values as TOML has them, else text; None when there are none.
+
+    Raises:
+        ParedError: `bad-setting`, naming the flag and the text.
+    """
+    found: dict[str, str | int | float | bool] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise ParedError("bad-setting", f"{flag} {text!r} is not KEY=VALUE", f"write {flag} KEY=VALUE")
+        try:
+            read = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            read = value
+        found[key] = read if isinstance(read, str | int | float | bool) else value
+    return found or None

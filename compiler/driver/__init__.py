@@ -61,6 +61,7 @@ def compile_model(
     fallback: str = "error",
     threads: int = 1,
     engine: str | None = None,
+    engine_options: Mapping[str, str | int | float | bool] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Artifact:
@@ -90,6 +91,7 @@ def compile_model(
         fallback: `error`, or `cpu` to run refused nodes on the CPU.
         threads: threads per inference.
         engine: engine to use without measuring others.
+        engine_options: name -> value, over those of the target.
         progress: called as `progress(label, done, total)`.
         cancel: set it from another thread to stop.
 
@@ -109,6 +111,7 @@ def compile_model(
         "calibration": path(calibration), "test_data": path(test_data), "metric": metric,
         "max_drop": max_drop, "exclude": tuple(exclude), "seed": seed, "force": force,
         "fallback": fallback, "threads": threads, "engine": engine,
+        "engine_options": dict(engine_options or {}),
     }  # fmt: skip
     inputs = Inputs(model, calibration, test_data, progress=progress, cancel=cancel)
     recipe = Recipe.parse(raw, place="pared.compile")

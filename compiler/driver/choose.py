@@ -64,7 +64,7 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
     """Return the candidate to ship.
 
     A pinned choice (a rebuild) is built and checked but not timed. A target that does not run here gets the
-    asked precision on its first engine, unmeasured.
+    asked precision on the first of its engines that takes it, unmeasured.
 
     Raises:
         ParedError: no candidate verifies; lists what each failed by.
@@ -74,9 +74,12 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
     here = job.target.runs_here(find_machine())
     wanted = _wanted(job, variants, pinned)
     if not here.ok:
-        wanted = wanted[:1]
+        wanted = [pair for pair in wanted if pair[0] == wanted[0][0]]
     # Sessions are made inside: worker threads inherit the cores of the thread that starts them.
-    with pinned_to(job.recipe.threads), _built(job, variants, wanted, scratch) as (candidates, refused):
+    with (
+        pinned_to(job.recipe.threads),
+        _built(job, variants, wanted, scratch, first=not here.ok) as (candidates, refused),
+    ):
         if not candidates:
             raise _none_left(refused)
         timed = _timed(job, candidates, oracle.inputs) if len(candidates) > 1 else candidates
@@ -116,9 +119,9 @@ def _wanted(job: Job, variants: Variants, pinned: str | None) -> list[tuple[str,
 
 @contextmanager
 def _built(
-    job: Job, variants: Variants, wanted: Sequence[tuple[str, str]], scratch: Path
+    job: Job, variants: Variants, wanted: Sequence[tuple[str, str]], scratch: Path, *, first: bool = False
 ) -> Iterator[tuple[list[_Candidate], list[CandidateRecord]]]:
-    """Lower and load every wanted candidate; those an engine refuses are recorded with the reason."""
+    """Lower and load every wanted candidate, or the `first` that works; refusals are recorded with reason."""
     candidates: list[_Candidate] = []
     refused: list[CandidateRecord] = []
     one_engine = len({engine for _, engine in wanted}) == 1
@@ -137,6 +140,8 @@ def _built(
                 continue
             stack.callback(candidate.executable.close)
             candidates.append(candidate)
+            if first:
+                break
         yield candidates, refused
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..backend import Backend, Signature
+from ..backend import Backend, Configurable, Signature
 from ..data import Samples, Source, open_samples
 from ..errors import DataError, TargetError, nearest
 from ..ir.export import signature_of
@@ -85,6 +85,7 @@ def prepare(
     passes = parse_pipeline(text, table, MACROS)
     target = inputs.target if inputs.target is not None else load_target(recipe.target)
     backend = _backend(target)
+    target = _with_options(target, backend, recipe)
     imported = import_model(_source(recipe, inputs), recipe.shapes)
     signature = signature_of(imported.model)
     calibration = _samples(recipe.calibration, inputs.calibration, signature, "calibration")
@@ -132,6 +133,21 @@ def _backend(target: Target) -> Backend:
             nearest(target.backend, [*BACKENDS]),
         )
     return BACKENDS[target.backend]()
+
+
+def _with_options(target: Target, backend: Backend, recipe: Recipe) -> Target:
+    """Put the recipe's engine options over those of the target; only names that the backend knows."""
+    if not recipe.engine_options:
+        return target
+    known = backend.option_names if isinstance(backend, Configurable) else frozenset()
+    for key in recipe.engine_options:
+        if key not in known:
+            raise TargetError(
+                "engine-option",
+                f"backend {backend.name} has no engine option {key!r}",
+                nearest(key, sorted(known)) if known else "leave it out",
+            )
+    return target.model_copy(update={"options": target.options | recipe.engine_options})
 
 
 def _samples(

@@ -10,9 +10,11 @@ import pytest
 from fpga_models import mlp
 
 import pared
+from pared.backends.fpga.engines import options_of
 from pared.backends.fpga.tools import find_tool
 from pared.backends.reference import evaluate
-from pared.compiler.errors import ParedError
+from pared.compiler.errors import ParedError, TargetError
+from pared.targets import load_target
 
 TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 
@@ -42,3 +44,13 @@ def test_a_network_that_does_not_fit_is_refused_naming_its_largest_layer(tmp_pat
     with pytest.raises(ParedError, match="the largest layer is") as caught:
         pared.compile(mlp(3), target=str(target), output=tmp_path / "out")
     assert caught.value.reason == "fpga-does-not-fit"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"latency_cutof": 2.0}, "latency_cutof"), ({"seed": "one"}, "seed takes a int")],
+)
+def test_wrong_engine_options_are_refused_by_name(options: dict[str, str | float], message: str) -> None:
+    target = load_target("fpga-ecp5-25k").model_copy(update={"options": options})
+    with pytest.raises(TargetError, match=message):
+        options_of("rtl", target)

@@ -6,6 +6,7 @@ import doctest
 
 import pytest
 
+import pared
 from pared.compiler import machine, pass_docs
 from pared.compiler.cli import options, render, units
 from pared.compiler.errors import ParedError
@@ -54,3 +55,20 @@ def test_tolerances_are_read_for_all_and_for_one_output() -> None:
 def test_a_wrong_tolerance_is_refused(text: str) -> None:
     with pytest.raises(ParedError, match="is not a number"):
         options.parse_tolerances("--rtol", [text])
+
+
+def test_settings_have_the_types_that_toml_gives_them() -> None:
+    read = options.parse_settings("--engine-option", ["a=2", "b=2.5", "c=true", "d=xc7"])
+    assert read == {"a": 2, "b": 2.5, "c": True, "d": "xc7"}
+
+
+def test_a_setting_without_value_is_refused() -> None:
+    with pytest.raises(ParedError, match="KEY=VALUE") as caught:
+        options.parse_settings("--engine-option", ["a="])
+    assert caught.value.reason == "bad-setting"
+
+
+def test_an_engine_option_that_no_engine_has_is_refused() -> None:
+    with pytest.raises(ParedError, match="no engine option 'speed'") as caught:
+        pared.compile(b"", engine_options={"speed": 1})
+    assert caught.value.reason == "engine-option"
