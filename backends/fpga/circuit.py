@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from ...compiler.errors import UnsupportedOp
 from .graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
+from .mst import multiply
 from .scaling import Scaling, find_scaling, signed_digits
 from .simulate import windows
 
 if TYPE_CHECKING:
     from da4ml.trace import FixedVariable
-    from da4ml.types import CombLogic
+    from da4ml.types import CombLogic, Pipeline
 
 Variables: TypeAlias = npt.NDArray[np.object_]
 
@@ -110,7 +111,7 @@ class _Tracer:
 
         self._network = network
         self._signals: dict[str, Signal] = {}
-        self._solutions: dict[tuple[object, ...], Callable[[Variables], Variables]] = {}
+        self._solutions: dict[tuple[object, ...], Pipeline] = {}
         self._variable, self._hardware = FixedVariable, HWConfig(1, -1, -1)
 
     def trace(self) -> Circuit:
@@ -150,6 +151,9 @@ class _Tracer:
         return _objects(parts, (len(rows),))
 
     def _block(self, rows: Ints, vector: Variables) -> Variables:
+        return multiply(rows, vector, self._additions)
+
+    def _additions(self, rows: Ints, vector: Variables) -> Pipeline:
         """Equal matrices on equal ranges are optimized once."""
         from da4ml.cmvm import solve
 
@@ -162,7 +166,7 @@ class _Tracer:
             self._solutions[key] = solve(
                 matrix, qintervals=ranges, latencies=latencies, hard_dc=depth, adder_size=1, carry_size=-1
             )  # fmt: skip
-        return np.asarray(self._solutions[key](vector), object)
+        return self._solutions[key]
 
     def _centred(self, name: str) -> tuple[Signal, Ints]:
         """Return a signal and the bias of `q - zero`."""

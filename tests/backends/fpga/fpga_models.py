@@ -89,13 +89,15 @@ def qdq_conv(rng: np.random.Generator, relu: bool, stride: int, pads: int, group
     return model(nodes, arrays, [channels, size, size], [outputs, out - 1, out - 1])
 
 
-def binary(rng: np.random.Generator) -> ir.Model:
+def binary(rng: np.random.Generator, sizes: tuple[int, int, int] = (9, 6, 3)) -> ir.Model:
     """Return a layer of +1/-1 weights and activations behind a BatchNorm, and a second layer."""
     arrays: dict[str, npt.NDArray[np.generic]] = {
-        "w1": rng.normal(size=(9, 6)).astype(np.float32), "w2": rng.normal(size=(6, 3)).astype(np.float32),
-        "one": np.float32(1), "gamma": rng.normal(size=6).astype(np.float32),
-        "beta": rng.normal(size=6).astype(np.float32), "mean": rng.normal(size=6).astype(np.float32),
-        "var": rng.uniform(0.5, 2, 6).astype(np.float32),
+        "w1": rng.normal(size=sizes[:2]).astype(np.float32), "one": np.float32(1),
+        "w2": rng.normal(size=sizes[1:]).astype(np.float32),
+        "gamma": rng.normal(size=sizes[1]).astype(np.float32),
+        "beta": rng.normal(size=sizes[1]).astype(np.float32),
+        "mean": rng.normal(size=sizes[1]).astype(np.float32),
+        "var": rng.uniform(0.5, 2, sizes[1]).astype(np.float32),
     }  # fmt: skip
     nodes = [
         *(
@@ -107,7 +109,7 @@ def binary(rng: np.random.Generator) -> ir.Model:
         helper.make_node("BipolarQuant", ["n", "one"], ["nq"], domain=QONNX),
         helper.make_node("MatMul", ["nq", "w2q"], ["y"]),
     ]
-    return model(nodes, arrays, [9], [3])
+    return model(nodes, arrays, [sizes[0]], [sizes[2]])
 
 
 def residual(ratio: float = 2.0, zero: int = 100) -> ir.Model:
