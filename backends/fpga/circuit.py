@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ...compiler.errors import UnsupportedOp
 from .graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
-from .mst import multiply
+from .mst import DEPTH, multiply
 from .scaling import Scaling, find_scaling, signed_digits
 from .simulate import windows
 
@@ -74,14 +74,18 @@ class Circuit:
         return {wire.name: part.reshape(-1, *wire.shape) for wire, part in zip(wires, parts, strict=True)}
 
 
-def trace(network: Network) -> Circuit:
+def trace(network: Network, tree_depth: int = DEPTH) -> Circuit:
     """Return the circuit of a network.
+
+    Args:
+        network: integer layers.
+        tree_depth: see mst.py; 0 computes the channels of binary layers without a spanning tree.
 
     Raises:
         UnsupportedOp: `fpga-too-large`: a layer with more products than can be unrolled; names it.
     """
     check_size(network)
-    return _Tracer(network).trace()
+    return _Tracer(network, tree_depth).trace()
 
 
 def products(layer: Layer, wires: Mapping[str, Wire]) -> int:
@@ -106,10 +110,10 @@ def check_size(network: Network) -> None:
 
 
 class _Tracer:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, tree_depth: int) -> None:
         from da4ml.trace import FixedVariable, HWConfig
 
-        self._network = network
+        self._network, self._tree_depth = network, tree_depth
         self._signals: dict[str, Signal] = {}
         self._solutions: dict[tuple[object, ...], Pipeline] = {}
         self._variable, self._hardware = FixedVariable, HWConfig(1, -1, -1)
@@ -151,7 +155,7 @@ class _Tracer:
         return _objects(parts, (len(rows),))
 
     def _block(self, rows: Ints, vector: Variables) -> Variables:
-        return multiply(rows, vector, self._additions)
+        return multiply(rows, vector, self._additions, self._tree_depth)
 
     def _additions(self, rows: Ints, vector: Variables) -> Pipeline:
         """Equal matrices on equal ranges are optimized once."""

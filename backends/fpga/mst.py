@@ -85,17 +85,20 @@ def spanning_tree(rows: Ints, depth: int = DEPTH) -> Tree:
     return Tree(tuple(order), parents, signs, rows - above)
 
 
-def multiply(rows: Ints, vector: Variables, solve: Callable[[Ints, Variables], Pipeline]) -> Variables:
+def multiply(
+    rows: Ints, vector: Variables, solve: Callable[[Ints, Variables], Pipeline], depth: int = DEPTH
+) -> Variables:
     """Return `rows @ vector`, along a tree where that costs clearly less.
 
     Args:
         rows: [channels, inputs].
         vector: traced integers.
         solve: returns additions with shared subexpressions, with their `cost`.
+        depth: of the tree; 0 for none.
     """
     direct = solve(rows, vector)
-    if is_binary(rows):
-        tree = spanning_tree(rows)
+    if depth and is_binary(rows):
+        tree = spanning_tree(rows, depth)
         differences = solve(tree.deltas, vector)
         made = grow(tree, np.asarray(differences(vector), object))
         joined = sum(float(made[c].cost) for c in tree.order if tree.parents[c] >= 0)
