@@ -12,6 +12,12 @@ from .graph import Conv, Integers, Shape
 # Outputs per weight row.
 BLOCK = 64
 
+# Of c/winograd.h: patches at a time, products per patch and channel, and the transform of the weights, whose
+# last row is 3 of its 24 (the rest is in the way back).
+PATCHES, POINTS = 12, 36
+_FILTER = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 3]], np.int64)
+_MOST_SUM = 2**25
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -112,6 +118,35 @@ def quads(w: Array) -> Array:
     padded = np.zeros((len(_whole_blocks(w)), taps, fours * 4), np.int8)
     padded[:outputs, :, :inputs] = w
     split = padded.reshape(-1, BLOCK, taps, fours, 4)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4))
+
+
+def winograd_pays(synapses: Conv, source: tuple[int, int, int], target: tuple[int, int, int]) -> bool:
+    """Tell whether c/winograd.h takes a convolution and should be faster; images are height, width, channels.
+
+    Predicted in cycles per patch, as engine native's kernel of this kind was measured.
+    """
+    window, w = synapses.window, np.abs(synapses.weights.astype(np.int64))
+    plain = (window.kernel, window.strides, window.dilations) == ((3, 3), (1, 1), (1, 1))
+    if not plain or synapses.groups != 1 or min(target[:2]) < 4:
+        return False
+    if 255 * int(w.sum(axis=(1, 2, 3)).max()) >= _MOST_SUM:
+        return False
+    vectors, steps = -(-target[2] // BLOCK) * 4, -(-source[2] // 2)
+    patches = -(-target[0] // 4) * -(-target[1] // 4)
+    spread = patches * (5 * source[2] + vectors * (POINTS * steps + 180))
+    direct = target[0] * target[1] * vectors * (9 * -(-source[2] // 4) + 5)
+    return spread < 0.93 * direct
+
+
+def winograd_rows(w: Array) -> Array:
+    """Return int16 [blocks, points, pairs of inputs, 64, 2] of weights [outputs, 9, inputs]."""
+    square = _whole_blocks(w).astype(np.int64).reshape(-1, 3, 3, w.shape[2])
+    spread = np.einsum("ia,mabc,jb->mijc", _FILTER, square, _FILTER).reshape(len(square), POINTS, -1)
+    assert np.abs(spread).max(initial=0) < 2**15, "transformed weights beyond 16 bits"
+    even = np.zeros((*spread.shape[:2], -(-w.shape[2] // 2) * 2), np.int16)
+    even[..., : w.shape[2]] = spread
+    split = even.reshape(-1, BLOCK, POINTS, even.shape[2] // 2, 2)
     return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4))
 
 

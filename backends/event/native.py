@@ -13,11 +13,24 @@ from ...compiler.backend import Array
 from ...compiler.errors import ArtifactError
 from .bounds import layer_bounds
 from .graph import Conv, Dense, EventGraph, Integers, Layer, MaxPool, OneToOne, SumPool, Window
-from .layout import BLOCK, Place, depthwise_rows, quads, rows_of, weights_by_tap
+from .layout import (
+    BLOCK,
+    PATCHES,
+    POINTS,
+    Place,
+    depthwise_rows,
+    image_of,
+    quads,
+    rows_of,
+    weights_by_tap,
+    winograd_pays,
+    winograd_rows,
+)
 from .requant import formula
 
 # Shares of active inputs beyond which the dense form is faster, measured: docs/results/event_layers.md.
 BREAK_EVEN_IMAGE = 0.25
+BREAK_EVEN_WINOGRAD = 0.17
 BREAK_EVEN_VECTOR = 0.50
 
 _PRODUCT, _DEPTHWISE, _SUM_POOL, _MAX_POOL, _TABLE, _TABLE2 = range(6)
@@ -42,7 +55,7 @@ class _Layer(ctypes.Structure):
         ("reserved", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in (
             "source", "source2", "target", "weights", "quads", "bias", "factor", "shift", "thresholds",
-            "values", "table",
+            "values", "table", "winograd",
         )),
         ("active", ctypes.c_int64),
         ("ran_events", ctypes.c_int64),
@@ -54,6 +67,7 @@ class _Scratch(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             "start", "channel", "offset", "payload", "taken", "wide_payload", "wide_taken", "zeros",
+            "transformed", "sums",
         )
     )  # fmt: skip
 
@@ -205,7 +219,15 @@ class NativeGraph:
             step.weights = self._keep(depthwise_rows(synapses.weights))
             return
         step.break_even = BREAK_EVEN_IMAGE
-        self._product(step, layer, weights_by_tap(synapses, source.image[2]))
+        w = weights_by_tap(synapses, source.image[2])
+        self._product(step, layer, w)
+        if (
+            self._permuted
+            and not step.wide_in
+            and winograd_pays(synapses, source.image, image_of(layer.shape))
+        ):
+            step.winograd = self._keep(winograd_rows(w))
+            step.break_even = BREAK_EVEN_WINOGRAD
 
     def _product(self, step: _Layer, layer: Layer, w: Array) -> None:
         """Store weights [outputs, taps, inputs] as rows, and as quads where the dense form is there."""
@@ -265,9 +287,11 @@ class NativeGraph:
         taken = max([step.kh * step.kw * step.in_c for step in products], default=0) + 64
         pixels = max([step.in_h * step.in_w for step in products], default=0) + 1
         pitch = max([step.in_pitch for step in products], default=0) + 64
+        spread = max([_spread(step.in_c) for step in products if step.winograd], default=0)
         sizes = [
             (pixels, np.int32), (inputs, np.int32), (taken, np.int32), (inputs, np.uint8), (taken, np.uint8),
-            (inputs, np.int16), (taken, np.int16), (pitch, np.uint8),
+            (inputs, np.int16), (taken, np.int16), (pitch, np.uint8), (spread, np.int16),
+            (POINTS * (PATCHES + 1) * BLOCK if spread else 0, np.int32),
         ]  # fmt: skip
         return _Scratch(*[self._keep(np.zeros(size, dtype)) for size, dtype in sizes])
 
@@ -275,6 +299,11 @@ class NativeGraph:
 def _levels(source: Place, values: Integers | None) -> Integers:
     """Return what every count of a source stands for."""
     return np.arange(source.low, source.high + 1) if values is None else values
+
+
+def _spread(channels: int) -> int:
+    """Return the size of the transformed patches; see c/winograd.h."""
+    return int(POINTS * ((PATCHES * -(-channels // 32)) | 1) * 32)
 
 
 def _blocks(array: Array, dtype: type[np.generic]) -> Array:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ...compiler.backend import Array
 from ...compiler.ops.quant import ROUNDINGS
@@ -12,6 +14,7 @@ from .graph import Connection, Conv, Dense, EventGraph, Input, Integers, Layer, 
 from .ladders import climb
 
 Counts = dict[str, Integers]
+Floating: TypeAlias = npt.NDArray[np.floating]
 
 
 def graded(graph: EventGraph, inputs: Mapping[str, Array]) -> Counts:
@@ -95,21 +98,20 @@ def _convolve(x: Integers, synapses: Conv, shape: tuple[int, ...]) -> Integers:
     samples, outputs = shape[0], shape[1]
     groups, per_group = synapses.groups, outputs // synapses.groups
     real = _exact_type(x, synapses.weights)
-    w = synapses.weights.reshape(groups, per_group, -1, *synapses.window.kernel).astype(real)
-    image = x.astype(real)
+    w: Floating = synapses.weights.reshape(groups, per_group, -1, *synapses.window.kernel).astype(real)
     total = np.zeros((samples, groups, per_group, shape[2] * shape[3]), real)
-    for index, tap in enumerate(_taps(image, synapses.window, shape[-2:], 0)):
+    for index, tap in enumerate(_taps(x, synapses.window, shape[-2:], 0)):
         row, column = divmod(index, synapses.window.kernel[1])
-        split = tap.reshape(samples, groups, -1, shape[2] * shape[3])
+        split: Floating = tap.reshape(samples, groups, -1, shape[2] * shape[3]).astype(real)
         total += _per_group(w[..., row, column], split)
     return np.asarray(total.reshape(shape), np.int64)
 
 
-def _per_group(w: Array, x: Array) -> Array:
+def _per_group(w: Floating, x: Floating) -> Floating:
     """Multiply [groups, outputs, inputs] with [samples, groups, inputs, pixels]."""
     if w.shape[1:] == (1, 1):  # depthwise
-        return np.asarray(w * x)
-    return np.asarray(np.matmul(w, x))
+        return w * x
+    return np.asarray(np.matmul(w, x), x.dtype)
 
 
 def _taps(x: Array, window: Window, out: tuple[int, ...], fill: float) -> list[Array]:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...backends.event.build import build, features_of
-from ...backends.event.graph import EventGraph, Layer
+from ...backends.event.graph import EventGraph, Integers, Layer
 from ...backends.event.modes import run
 from ...backends.event.native import NativeGraph
 from ...backends.event.read import read
@@ -48,7 +48,7 @@ def wanted(model: ir.Model, graph: EventGraph, inputs: Mapping[str, Array]) -> C
     return {layer.name: _whole(layer, np.asarray(found[layer.name])) for layer in graph.layers}
 
 
-def _whole(layer: Layer, value: Array) -> Array:
+def _whole(layer: Layer, value: Array) -> Integers:
     shaped = value.reshape(-1, *layer.shape)
     if shaped.dtype.kind != "f":
         return shaped.astype(np.int64) - layer.zero
@@ -60,7 +60,7 @@ def _whole(layer: Layer, value: Array) -> Array:
 def by_kernels(graph: EventGraph, native: NativeGraph, inputs: Mapping[str, Array]) -> Counts:
     """Return the counts of all layers as the C kernels have them."""
     entry = graph.inputs[0]
-    found: dict[str, list[Array]] = {layer.name: [] for layer in graph.layers}
+    found: dict[str, list[Integers]] = {layer.name: [] for layer in graph.layers}
     for sample in encode(entry, inputs[entry.name]):
         native.run({entry.population: sample[None]})
         for name, parts in found.items():

@@ -3,8 +3,9 @@
     python -m pared.bench.event.layers [--rounds 9]
 
 Predicted for graded events with VNNI: four weight rows of 64 bytes cost 8 shuffles on one port, so 32
-synaptic operations per cycle, at 2.7 GHz 86 GSOP/s; the dense form (6 pixels by 64 outputs, one load
-of weights per 6 products) does 128 per cycle. Break-even where events / 32 = all / 128: 25 %.
+synaptic operations per cycle, at 3.6 GHz 115 GSOP/s; the direct dense form does one dot of 64 products per
+cycle, by Winograd (c/winograd.h) 1.7 times as many as the layer has. Break-even where events / 32 = all / 64:
+50 %, by Winograd 29 %.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ LAYERS: Mapping[str, tuple[int, ...]] = {
     "dense 1024x1024": (1024, 1024),
     "dense 4096x4096": (4096, 4096),
 }
-ACTIVITIES = (0.01, 0.05, 0.10, 0.30, 0.50, 1.0)
+ACTIVITIES = (0.01, 0.05, 0.10, 0.15, 0.20, 0.30, 0.50, 1.0)
 HEADINGS = (
     "layer", "active", "ORT us", "native us", "event-cpu us", "runs", "events us", "dense us",
     "ORT / event-cpu", "native / event-cpu", "GSOP/s",
@@ -55,13 +56,12 @@ equal on every input. GSOP/s: active inputs times their synapses, borders includ
 "events"."""
 
 REMARK = """Aims: at 5 % activity 2 times as fast as onnxruntime's dense convolution 64->64 on 32x32, 7
-times on 1024x1024: met. Never more than 5 % slower than dense at any activity: met against onnxruntime;
-missed against engine native on convolutions from about 20 % on, where the dense form here takes 1.3 to 1.5
-times as long. Tried on it: 4 pixels by 64 outputs (214 us on 64->64), then 6 by 64 (181 us, fewer loads of
-weights per product); the weights of a block of 64 outputs (37 and 74 KB) come from the second-level cache
-for every group of pixels, which native's tiles avoid. For nets that are active everywhere target cpu is the
-better one. The events form does up to 86 GSOP/s where the lists are long, as predicted; below 5 % the
-lists, the scan of the input and the requantization of all outputs bound it."""
+times on 1024x1024: met. Never more than 5 % slower than dense at any activity: met against onnxruntime and
+against engine native. Until its dense form of 3x3 convolutions was Winograd's, too, event-cpu took 1.3 to 1.5
+times as long as native from 20 % on: 4 pixels by 64 outputs took 214 us on 64->64, 6 by 64 181 us, which is
+90 % of what direct dot products can do. The events form does up to 87 GSOP/s of the predicted 115 where lists
+are long; below 5 % the lists, the scan of the input and the requantization of all outputs bound it. So it
+breaks even at 17 % beside Winograd, not at the predicted 29 %, and the engine switches there."""
 
 
 def layer_model(sizes: tuple[int, ...]) -> onnx.ModelProto:

@@ -90,9 +90,10 @@ def mnist(data: Path, count: int) -> Source:
 def fashion_cnn(data: Path, made: Path, count: int) -> Source:
     """Return the net of bench/train_fashion.py."""
     images, labels = _idx(data / "datasets" / "fashion_mnist", count)
-    calibration = _idx(data / "datasets" / "fashion_mnist", 64, "train")[0] / np.float32(255)
+    calibration = _idx(data / "datasets" / "fashion_mnist", 64, "train")[0]
     path = made / "fashion_cnn.onnx"
-    return Source("fashion_cnn", path, "image", images / np.float32(255), calibration, labels)
+    images, calibration = (np.asarray(part, np.float32) / np.float32(255) for part in (images, calibration))
+    return Source("fashion_cnn", path, "image", images, calibration, labels)
 
 
 def kws01(data: Path, count: int) -> Source:
@@ -123,7 +124,8 @@ def log_mel(audio: Array, frames: int, start: int = 4096) -> Array:
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     mel = power @ np.maximum(np.minimum(rising, falling), 0).T
-    return (10 * np.log10(np.maximum(mel, 1e-10))).reshape(len(audio), -1).astype(np.float32)
+    decibels = 10 * np.log10(np.maximum(mel, 1e-10))
+    return np.asarray(decibels.reshape(len(audio), -1), np.float32)
 
 
 def _idx(folder: Path, count: int, part: str = "t10k") -> tuple[Array, Array]:

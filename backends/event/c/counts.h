@@ -29,7 +29,7 @@ typedef struct {
     const int32_t *bias;
     const float *factor, *shift;
     const int64_t *thresholds, *values;
-    const int16_t *table;
+    const int16_t *table, *winograd;
     int64_t active, ran_events;
 } Layer;
 
@@ -38,6 +38,8 @@ typedef struct {
     uint8_t *payload, *taken;
     int16_t *wide_payload, *wide_taken;
     const uint8_t *zeros;
+    int16_t *transformed;
+    int32_t *sums;
 } Scratch;
 
 int pared_event_permuted(void) { return VNNI; }

@@ -250,6 +250,8 @@ static void product_dense(const Layer *l, const Scratch *s) {
 }
 #endif
 
+#include "winograd.h"
+
 static void product(Layer *l, Scratch *s) {
     int64_t size = (int64_t)l->in_h * l->in_w * l->in_c;
     l->active = count_active(l);
@@ -258,7 +260,8 @@ static void product(Layer *l, Scratch *s) {
     int dense = l->mode == DENSE || (l->mode == AUTO && (float)l->active > l->break_even * (float)size);
     if (l->quads && dense) {
         l->ran_events = 0;
-        product_dense(l, s);
+        if (l->winograd) product_winograd(l, s);
+        else product_dense(l, s);
         return;
     }
 #endif

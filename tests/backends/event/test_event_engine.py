@@ -10,6 +10,18 @@ from event_models import images, quantized
 from pared.backends.event.backend import EventBackend
 from pared.backends.event.build import _VNNI, build, compiler
 from pared.backends.event.engine import EventExecutable
+from pared.backends.event.graph import (
+    Connection,
+    Conv,
+    EventGraph,
+    Input,
+    Integers,
+    Ladder,
+    Layer,
+    Output,
+    Window,
+)
+from pared.backends.event.layout import winograd_pays
 from pared.backends.event.native import NativeGraph
 from pared.backends.event.read import read
 from pared.backends.event.simulate import encode, graded
@@ -88,3 +100,48 @@ def test_a_float_model_is_refused_with_the_reason():
     with pytest.raises(UnsupportedOp, match="events need quantized activations") as error:
         read(model)
     assert error.value.reason == "event-unsupported"
+
+
+@pytest.mark.parametrize("mode", ["dense", "events"])
+@pytest.mark.parametrize(("outputs", "inputs", "size"), [(70, 37, 13), (64, 64, 8), (16, 48, 6), (8, 16, 4)])
+def test_a_3x3_layer_is_exact_at_borders_and_for_odd_sizes(library, mode, outputs, inputs, size):
+    graph, x = one_conv(outputs, inputs, size), large_counts(inputs, size)
+    native = NativeGraph(graph, library, mode)
+    native.run({"x": x})
+    assert np.array_equal(native.counts("y"), graded(graph, {"x": x})["y"][0])
+
+
+def test_winograd_is_left_alone_where_sums_could_leave_its_26_bits():
+    w = np.full((16, 2048, 3, 3), 127, np.int32)
+    window = Window((3, 3), pads=(1, 1, 1, 1))
+    assert not winograd_pays(Conv(w, window), (8, 8, 2048), (8, 8, 16))
+    assert winograd_pays(Conv(w // 127, window), (8, 8, 2048), (8, 8, 16))
+
+
+def test_winograd_takes_windows_of_3x3_with_stride_1_only():
+    w = np.ones((64, 64, 3, 3), np.int32)
+    sizes = ((16, 16, 64), (16, 16, 64))
+    assert winograd_pays(Conv(w, Window((3, 3))), *sizes)
+    assert not winograd_pays(Conv(w, Window((3, 3), (2, 2))), *sizes)
+    assert not winograd_pays(Conv(w, Window((3, 3), dilations=(2, 2))), *sizes)
+    assert not winograd_pays(Conv(w[:, :1], Window((3, 3)), 64), *sizes)
+
+
+def one_conv(outputs: int, inputs: int, size: int) -> EventGraph:
+    """Return a convolution with the largest weights and 8-bit counts."""
+    rng = np.random.default_rng(outputs)
+    w = rng.choice(np.array([-128, 127]), (outputs, inputs, 3, 3)).astype(np.int32)
+    thresholds = np.arange(-100, 155)[None, :] * 1500
+    layer = Layer(
+        "y", (outputs, size, size), (Connection("x", Conv(w, Window((3, 3), pads=(1, 1, 1, 1)))),),
+        rng.integers(-9000, 9000, outputs), Ladder(0, thresholds, np.array([1500.0])), np.ones(1),
+        np.zeros(1), (-(2**30), 2**30),
+    )  # fmt: skip
+    entry = Input("x", "x", (inputs, size, size), None, 0, 0, 255, "UINT8")
+    return EventGraph((entry,), (layer,), (Output("y", "y", layer.shape, "UINT8"),))
+
+
+def large_counts(inputs: int, size: int) -> Integers:
+    """Return counts at both ends of their range."""
+    rng = np.random.default_rng(1)
+    return rng.choice(np.array([0, 255]), (1, inputs, size, size)).astype(np.int64)
