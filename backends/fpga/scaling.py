@@ -67,7 +67,7 @@ def find_scaling(thresholds: Ints, low: int, high: int) -> Scaling | None:
     at = np.clip(thresholds, low, None)
     limits = (at[reached], level[reached]), (np.minimum(thresholds, high + 1)[before] - 1, level[before])
     slopes = _slopes(*limits)
-    found = _half_even(thresholds, low, high)
+    found = half_even(thresholds, low, high)
     if found is not None:
         return found
     for shift in range(_MOST_SHIFT + 1):
@@ -80,7 +80,7 @@ def find_scaling(thresholds: Ints, low: int, high: int) -> Scaling | None:
     return found
 
 
-def _half_even(thresholds: Ints, low: int, high: int) -> Scaling | None:
+def half_even(thresholds: Ints, low: int, high: int) -> Scaling | None:
     """Return rounding of powers of two, half to even: thresholds lie 2^shift apart, every other one 1 later.
 
     At a tie `a + b` is a multiple of 2^shift; the count is then the even one of its neighbours. With
