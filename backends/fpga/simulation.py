@@ -74,17 +74,19 @@ def simulate_rtl(rtl: Rtl, samples: Ints, ports: Ports, tool: str, timeout_s: fl
         lines = ["".join(map(str, row[::-1])) for row in to_bits(samples, ports.inputs)]
         (folder / "samples.txt").write_text("\n".join(lines) + "\n")
         (folder / "bench.v").write_text(_bench(rtl, len(samples)))
-        sources = sorted(p.name for p in folder.glob("*.v"))
-        if tool == "verilator":
-            _verilator(folder, sources, timeout_s)
-        else:
-            run_tool(
-                "iverilog", [need_tool("iverilog"), "-g2005-sv", "-o", "sim", *sources], folder, timeout_s
-            )
-            run_tool("vvp", [need_tool("vvp"), "sim"], folder, timeout_s)
+        build_and_run(folder, sorted(p.name for p in folder.glob("*.v")), tool, timeout_s)
         rows = (folder / "results.txt").read_text().split()
     bits = np.array([[int(b) for b in row[::-1]] for row in rows], np.uint8)
     return from_bits(bits, ports.outputs, ports.signed)
+
+
+def build_and_run(folder: Path, sources: list[str], tool: str, timeout_s: float) -> None:
+    """Build the Verilog of a folder, whose top is `bench`, and run it there; raises as `simulate_rtl`."""
+    if tool == "verilator":
+        _verilator(folder, sources, timeout_s)
+        return
+    run_tool("iverilog", [need_tool("iverilog"), "-g2005-sv", "-o", "sim", *sources], folder, timeout_s)
+    run_tool("vvp", [need_tool("vvp"), "sim"], folder, timeout_s)
 
 
 def _verilator(folder: Path, sources: list[str], timeout_s: float) -> None:
