@@ -39,14 +39,16 @@ class Design:
 
 
 _MLP = Spec("mlp", (16,), 3, 3, 3)
+_MLP2 = Spec("mlp16_w2", (16,), 2, 2, 2)
+_JETS3 = Spec("jets16_w3", (16, 8), 3, 3, 3, "jets")
 DESIGNS: tuple[Design, ...] = (
     Design("mlp16_w3", "digits 64-16-10, 3 bits", _MLP),
     Design("mlp16_w3_c1", "digits 64-16-10, 3 bits", _MLP, cutoff=1),
     Design("bin32", "digits 64-32-10, 1 bit", Spec("bin32", (32,), 1, 1, 1)),
-    Design("mlp16_w2", "digits 64-16-10, 2 bits", Spec("mlp16_w2", (16,), 2, 2, 2)),
+    Design("mlp16_w2", "digits 64-16-10, 2 bits", _MLP2),
     Design("sparse32_w3", "digits 64-32-16-10, 3 bits, 80 % zeros",
            Spec("s32", (32, 16), 3, 3, 3, sparsity=0.8)),
-    Design("jets16_w3", "jets 16-16-8-5, 3 bits", Spec("jets16_w3", (16, 8), 3, 3, 3, "jets")),
+    Design("jets16_w3", "jets 16-16-8-5, 3 bits", _JETS3),
     Design("mlp16_w4", "digits 64-16-10, 4 bits", Spec("mlp16_w4", (16,), 4, 4, 4)),
     Design("jets8_w6", "jets 16-8-5, 6 bits", Spec("jets8_w6", (8,), 6, 6, 6, "jets")),
     Design("cnn4_w2", "digits, two 3x3 convolutions of 4 channels, maximum, 2 bits",
@@ -61,6 +63,9 @@ DESIGNS: tuple[Design, ...] = (
     Design("dw_w3", "digits, 3x3 convolution, depthwise, maxima, 3 bits",
            Spec("dw_w3", ("c4", "p", "d", "p"), 3, 3, 3, norm=True), size="85k"),
     Design("jets_w2", "jets 16-32-16-5, 2 bits", Spec("jets_w2", (32, 16), 2, 2, 4, "jets")),
+    Design("mlp16_w2_c1", "digits 64-16-10, 2 bits", _MLP2, cutoff=1),
+    Design("jets16_w3_c2", "jets 16-16-8-5, 3 bits", _JETS3, cutoff=2),
+    Design("mlp16_w2_c8", "digits 64-16-10, 2 bits", _MLP2, cutoff=8),
     Design("tfc_1w1a", "MNIST 784-64-64-64-10, 1 bit (Brevitas)", "tfc_1w1a_qonnx.onnx", size="85k"),
 )  # fmt: skip
 
