@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 import pydantic
 
 from .backend import Verdict
+from .device import Device, part_of
 from .errors import TargetError, nearest
 
 if TYPE_CHECKING:
@@ -107,11 +108,13 @@ class EnergyConstant(_Section):
         picojoules: per event.
         node_nm: of the process it was taken on.
         source: where the figure is from.
+        includes: what it covers.
     """
 
     picojoules: float = pydantic.Field(gt=0)
     node_nm: int = pydantic.Field(gt=0)
     source: str = pydantic.Field(min_length=1)
+    includes: str = ""
 
 
 class Link(_Section):
@@ -128,6 +131,9 @@ class Target(_Section):
         backend: which backend lowers for it.
         engines: of that backend, preferred first.
         options: of these engines, where they have any; `--engine-option` goes over them.
+        energy: what is done -> its energy.
+        energy_missing: what is done -> why no energy stands for it.
+        device: cores and layers of a neuromorphic device.
     """
 
     name: str = pydantic.Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -141,6 +147,8 @@ class Target(_Section):
     ops: tuple[OpLimit, ...] = ()
     resources: Resources = Resources()
     energy: dict[str, EnergyConstant] = {}
+    energy_missing: dict[str, str] = {}
+    device: Device | None = None
     link: Link = Link()
 
     def to_json(self) -> dict[str, Json]:
@@ -280,9 +288,11 @@ def _file_error(cls: type[_Section], where: str, err: Exception) -> TargetError:
 
 def _keys_at(cls: type[_Section], place: Sequence[int | str]) -> list[str]:
     """Return the keys that a section takes, following a place such as `("ops", 0)`."""
-    sections: dict[str, type[_Section]] = {
+    if len(place) > 1 and place[0] == "device":
+        return sorted(part_of(place[1:]).model_fields)
+    sections: dict[str, type[pydantic.BaseModel]] = {
         "isa": Isa, "memory": Memory, "numerics": Numerics, "ops": OpLimit,
-        "resources": Resources, "energy": EnergyConstant, "link": Link,
+        "resources": Resources, "energy": EnergyConstant, "link": Link, "device": Device,
     }  # fmt: skip
     found = sections.get(str(place[0]), cls) if place else cls
     return sorted(found.model_fields)

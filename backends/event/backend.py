@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ...compiler.pass_api import Context
     from ...compiler.target import Target
 
-ENGINES = ("graded", *EXACT_MODES)
+# Layers placed on a device that is modelled; the graded kernels run them here.
+PLACED = ("placed", "survey")
+ENGINES = ("graded", *EXACT_MODES, *PLACED)
 
 _OPS = frozenset(
     [
@@ -60,14 +62,14 @@ class EventBackend:
         return Verdict.no(f"no event layer computes {node.op_type}")
 
     def engines(self, target: Target) -> Sequence[str]:
-        """Return the target's engines, preferred first."""
-        return [name for name in target.engines if name in ENGINES]
+        """Return the target's engines, preferred first; `survey` must be asked for by name."""
+        return [name for name in target.engines if name in ENGINES and name != "survey"]
 
     def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
         """Lower a quantized model; `model` is not edited.
 
         Raises:
-            TargetError: unknown engine.
+            TargetError: unknown engine; `event-does-not-fit`, the device cannot hold the network.
             UnsupportedOp: `event-unsupported`, the first node that no event layer computes, and why;
                 `event-mode`, a layer that the mode does not take.
         """
@@ -75,6 +77,10 @@ class EventBackend:
 
         _known(engine)
         ctx.check_cancelled()
+        if engine in PLACED:
+            from .mapping.lower import lower as lower_placed
+
+            return lower_placed(model, target, engine, ctx)
         return lower(model, target, engine, ctx)
 
     def load(
@@ -89,7 +95,7 @@ class EventBackend:
         from .engine import load
 
         _known(engine)
-        return load(folder, engine, options)
+        return load(folder, "graded" if engine in PLACED else engine, options)
 
 
 def _known(engine: str) -> None:
