@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ...compiler.backend import Array
-from ...compiler.errors import ArtifactError
 from .bounds import layer_bounds
 from .graph import Conv, Dense, EventGraph, Integers, Layer, MaxPool, OneToOne, SumPool, Window
 from .layout import (
@@ -27,6 +26,7 @@ from .layout import (
     winograd_rows,
 )
 from .requant import formula
+from .structs import Scratch, Step, open_library
 
 # Shares of active inputs beyond which the dense form is faster, measured: docs/results/event_layers.md.
 BREAK_EVEN_IMAGE = 0.25
@@ -41,39 +41,15 @@ class Unfit(Exception):
     """The kernels do not take a layer; NumPy runs the graph then."""
 
 
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in (
-            "kind", "wide_in", "wide_out", "readout",
-            "in_h", "in_w", "in_c", "in_pitch", "in_low",
-            "out_h", "out_w", "out_c", "out_pitch", "first",
-            "kh", "kw", "sh", "sw", "top", "left", "dh", "dw",
-            "low", "levels", "rows", "formula",
-            "mode", "levels2", "in_low2", "wide_in2",
-        )),
-        ("break_even", ctypes.c_float),
-        ("reserved", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in (
-            "source", "source2", "target", "weights", "quads", "bias", "factor", "shift", "thresholds",
-            "values", "table", "winograd",
-        )),
-        ("active", ctypes.c_int64),
-        ("ran_events", ctypes.c_int64),
-    )  # fmt: skip
-
-
-class _Scratch(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "start", "channel", "offset", "payload", "taken", "wide_payload", "wide_taken", "zeros",
-            "transformed", "sums",
-        )
-    )  # fmt: skip
-
-
 class NativeGraph:
-    """An event graph ready for the kernels; runs samples one by one."""
+    """An event graph ready for the kernels; runs samples one by one.
+
+    Attributes:
+        library: the kernels.
+        places: memory of every population.
+        steps: what the kernels run, in order.
+        names: of the layers that the steps belong to.
+    """
 
     def __init__(self, graph: EventGraph, library: Path, mode: str = "auto") -> None:
         """Place everything.
@@ -88,20 +64,20 @@ class NativeGraph:
             ArtifactError: the library cannot be loaded.
         """
         self._graph = graph
-        self._c = _open(library)
-        self._permuted = bool(self._c.pared_event_permuted())
+        self.library = open_library(library)
+        self._permuted = bool(self.library.pared_event_permuted())
         self._mode = MODES[mode]
         self._kept: list[Array] = []
-        self._places: dict[str, Place] = {}
-        self._layers: list[_Layer] = []
-        self._names: list[str] = []
+        self.places: dict[str, Place] = {}
+        self._layers: list[Step] = []
+        self.names: list[str] = []
         self._lock = threading.Lock()
         for entry in graph.inputs:
             self._place(entry.population, entry.shape, (entry.low, entry.high))
         for layer in graph.layers:
             self._add(layer)
-        self._steps = (_Layer * len(self._layers))(*self._layers)
-        self._scratch = self._make_scratch()
+        self.steps = (Step * len(self._layers))(*self._layers)
+        self._room = self._make_scratch()
 
     def run(self, counts: Mapping[str, Integers]) -> dict[str, Integers]:
         """Return the integers of the outputs' layers, [samples, *shape], from those of the inputs."""
@@ -117,32 +93,37 @@ class NativeGraph:
 
     def _run_one(self, counts: Mapping[str, Integers]) -> None:
         for entry in self._graph.inputs:
-            self._places[entry.population].write(counts[entry.population])
+            self.places[entry.population].write(counts[entry.population])
         self.step()
 
     def step(self) -> None:
         """Run all layers on what lies in the inputs' places."""
-        self._c.pared_event_run(self._steps, len(self._steps), ctypes.byref(self._scratch))
+        self.library.pared_event_run(self.steps, len(self.steps), self.scratch)
+
+    @property
+    def scratch(self) -> object:
+        """Return what kernels take as room of their own."""
+        return ctypes.byref(self._room)
 
     def place(self, population: str) -> Place:
         """Return where a population lies."""
-        return self._places[population]
+        return self.places[population]
 
     def counts(self, population: str) -> Integers:
         """Return what a population holds after the last run, in ONNX order."""
-        return self._places[population].read()
+        return self.places[population].read()
 
     def choices(self) -> dict[str, tuple[int, bool]]:
         """Return per product layer how many inputs were active last, and whether it ran by events."""
         return {
             name: (int(step.active), bool(step.ran_events))
-            for name, step in zip(self._names, self._steps, strict=True)
+            for name, step in zip(self.names, self.steps, strict=True)
             if step.kind == _PRODUCT
         }
 
     def _place(self, name: str, shape: tuple[int, ...], counts: tuple[int, int]) -> Place:
         made = Place.of(shape, counts)
-        self._places[name] = made
+        self.places[name] = made
         return made
 
     def _keep(self, array: Array) -> int:
@@ -153,7 +134,7 @@ class NativeGraph:
     def _add(self, layer: Layer) -> None:
         ladder = layer.ladder
         if ladder is None:
-            target = self._places[layer.name] = Place.readout(layer.shape)
+            target = self.places[layer.name] = Place.readout(layer.shape)
         else:
             target = self._place(layer.name, layer.shape, (ladder.low, ladder.high))
         if all(isinstance(c.synapses, OneToOne) for c in layer.connections):
@@ -162,7 +143,7 @@ class NativeGraph:
         if len(layer.connections) != 1:
             raise Unfit(f"layer {layer.name!r}: several weighted connections")
         connection = layer.connections[0]
-        source, synapses = self._places[connection.source], connection.synapses
+        source, synapses = self.places[connection.source], connection.synapses
         step = self._step(layer, source, target)
         if isinstance(synapses, Dense):
             self._dense(step, layer, synapses, source)
@@ -172,12 +153,12 @@ class NativeGraph:
             self._pool(step, synapses, connection.values)
         self._push(step, layer.name)
 
-    def _push(self, step: _Layer, name: str) -> None:
+    def _push(self, step: Step, name: str) -> None:
         self._layers.append(step)
-        self._names.append(name)
+        self.names.append(name)
 
-    def _step(self, layer: Layer, source: Place, target: Place) -> _Layer:
-        step = _Layer(mode=self._mode, first=0)
+    def _step(self, layer: Layer, source: Place, target: Place) -> Step:
+        step = Step(mode=self._mode, first=0)
         step.source, step.target = source.address, target.address
         step.wide_in, step.in_low, step.readout = source.wide, source.low, layer.ladder is None
         step.in_h, step.in_w, step.in_c, step.in_pitch = *source.image, source.pitch
@@ -187,7 +168,7 @@ class NativeGraph:
         self._thresholds(step, layer)
         return step
 
-    def _thresholds(self, step: _Layer, layer: Layer) -> None:
+    def _thresholds(self, step: Step, layer: Layer) -> None:
         ladder = layer.ladder
         if ladder is None:
             return
@@ -200,7 +181,7 @@ class NativeGraph:
             step.formula = 1
             step.factor, step.shift = (self._keep(_blocks(part, np.float32)) for part in found)
 
-    def _dense(self, step: _Layer, layer: Layer, synapses: Dense, source: Place) -> None:
+    def _dense(self, step: Step, layer: Layer, synapses: Dense, source: Place) -> None:
         """Read the source as one pixel with all its elements as channels."""
         height, width, channels = source.image
         w = synapses.weights.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
@@ -211,7 +192,7 @@ class NativeGraph:
         step.break_even = BREAK_EVEN_VECTOR
         self._product(step, layer, padded.reshape(len(w), 1, -1))
 
-    def _conv(self, step: _Layer, layer: Layer, synapses: Conv, source: Place) -> None:
+    def _conv(self, step: Step, layer: Layer, synapses: Conv, source: Place) -> None:
         self._window(step, synapses.window)
         step.bias = self._keep(_blocks(np.broadcast_to(layer.bias, (layer.channels,)), np.int32))
         if synapses.groups == source.image[2] == layer.channels:
@@ -229,7 +210,7 @@ class NativeGraph:
             step.winograd = self._keep(winograd_rows(w))
             step.break_even = BREAK_EVEN_WINOGRAD
 
-    def _product(self, step: _Layer, layer: Layer, w: Array) -> None:
+    def _product(self, step: Step, layer: Layer, w: Array) -> None:
         """Store weights [outputs, taps, inputs] as rows, and as quads where the dense form is there."""
         step.kind = _PRODUCT
         step.bias = self._keep(_blocks(np.broadcast_to(layer.bias, (layer.channels,)), np.int32))
@@ -237,7 +218,7 @@ class NativeGraph:
         if self._permuted and not step.wide_in:
             step.quads = self._keep(quads(w))
 
-    def _pool(self, step: _Layer, synapses: SumPool | MaxPool, values: Integers | None) -> None:
+    def _pool(self, step: Step, synapses: SumPool | MaxPool, values: Integers | None) -> None:
         self._window(step, synapses.window)
         step.kind = _MAX_POOL if isinstance(synapses, MaxPool) else _SUM_POOL
         if step.kind == _SUM_POOL:
@@ -245,7 +226,7 @@ class NativeGraph:
                 raise Unfit("a sum of plain counts")
             step.values = self._keep(values)
 
-    def _window(self, step: _Layer, window: Window) -> None:
+    def _window(self, step: Step, window: Window) -> None:
         (step.kh, step.kw), (step.sh, step.sw) = window.kernel, window.strides
         step.top, step.left = window.pads[:2]
         step.dh, step.dw = window.dilations
@@ -255,7 +236,7 @@ class NativeGraph:
         ladder = layer.ladder
         if ladder is None or len(np.unique(ladder.thresholds, axis=0)) != 1:
             raise Unfit(f"layer {layer.name!r}: thresholds per channel behind a sum of counts")
-        parts = [(self._places[c.source], c.values, c.synapses) for c in layer.connections]
+        parts = [(self.places[c.source], c.values, c.synapses) for c in layer.connections]
         firsts = [synapses.first for _, _, synapses in parts if isinstance(synapses, OneToOne)]
         thresholds = ladder.thresholds[0]
         if len(parts) == 2 and firsts == [0, 0]:
@@ -274,26 +255,27 @@ class NativeGraph:
             step.first = first
             self._push(step, layer.name)
 
-    def _lookup(self, layer: Layer, target: Place, source: Place, reached: Array) -> _Layer:
+    def _lookup(self, layer: Layer, target: Place, source: Place, reached: Array) -> Step:
         step = self._step(layer, source, target)
         step.kind = _TABLE
         assert layer.ladder is not None, "checked before"
         step.table = self._keep((reached + layer.ladder.low).astype(np.int16))
         return step
 
-    def _make_scratch(self) -> _Scratch:
+    def _make_scratch(self) -> Scratch:
         products = [step for step in self._layers if step.kind == _PRODUCT]
         inputs = max([step.in_h * step.in_w * step.in_c for step in products], default=0) + 64
         taken = max([step.kh * step.kw * step.in_c for step in products], default=0) + 64
         pixels = max([step.in_h * step.in_w for step in products], default=0) + 1
         pitch = max([step.in_pitch for step in products], default=0) + 64
+        pitch_out = max([step.out_pitch for step in self._layers], default=0) + 64
         spread = max([_spread(step.in_c) for step in products if step.winograd], default=0)
         sizes = [
             (pixels, np.int32), (inputs, np.int32), (taken, np.int32), (inputs, np.uint8), (taken, np.uint8),
             (inputs, np.int16), (taken, np.int16), (pitch, np.uint8), (spread, np.int16),
-            (POINTS * (PATCHES + 1) * BLOCK if spread else 0, np.int32),
+            (POINTS * (PATCHES + 1) * BLOCK if spread else 0, np.int32), (2 * pitch_out, np.uint8),
         ]  # fmt: skip
-        return _Scratch(*[self._keep(np.zeros(size, dtype)) for size, dtype in sizes])
+        return Scratch(*[self._keep(np.zeros(size, dtype)) for size, dtype in sizes])
 
 
 def _levels(source: Place, values: Integers | None) -> Integers:
@@ -311,16 +293,3 @@ def _blocks(array: Array, dtype: type[np.generic]) -> Array:
     padded = np.zeros(-(-array.size // BLOCK) * BLOCK, dtype)
     padded[: array.size] = array
     return padded
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL(str(path.resolve()))
-        library.pared_event_run.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
-        library.pared_event_run.restype = None
-        size = library.pared_event_layer_bytes()
-    except (OSError, AttributeError) as err:
-        raise ArtifactError("artifact-library", f"cannot load {path}: {err}", "compile it again") from err
-    if size != ctypes.sizeof(_Layer):
-        raise ArtifactError("artifact-version", f"{path} is of another version of pared", "compile it again")
-    return library

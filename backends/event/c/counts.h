@@ -30,7 +30,7 @@ typedef struct {
     const float *factor, *shift;
     const int64_t *thresholds, *values;
     const int16_t *table, *winograd;
-    int64_t active, ran_events;
+    int64_t active, ran_events, work;
 } Layer;
 
 typedef struct {
@@ -40,6 +40,7 @@ typedef struct {
     const uint8_t *zeros;
     int16_t *transformed;
     int32_t *sums;
+    char *old;
 } Scratch;
 
 int pared_event_permuted(void) { return VNNI; }

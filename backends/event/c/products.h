@@ -128,12 +128,13 @@ static void rows_vnni(const Scratch *s, const int8_t *w, int32_t n, const int32_
 }
 #endif
 
-static void product_events(const Layer *l, Scratch *s) {
+static void product_events(Layer *l, Scratch *s) {
     int64_t inputs = (int64_t)l->kh * l->kw * l->in_c;
     list_events(l, s);
     for (int32_t oy = 0; oy < l->out_h; oy++)
         for (int32_t ox = 0; ox < l->out_w; ox++) {
             int32_t n = collect(l, s, oy, ox);
+            l->work += (int64_t)n * l->out_c;
             for (int32_t i = n; i < n + 4; i++) s->offset[i] = 0, s->taken[i] = 0;
             for (int32_t first = 0; first < l->out_c; first += BLOCK) {
                 const int8_t *w = l->weights + (first / BLOCK) * inputs * BLOCK;
@@ -255,11 +256,11 @@ static void product_dense(const Layer *l, const Scratch *s) {
 static void product(Layer *l, Scratch *s) {
     int64_t size = (int64_t)l->in_h * l->in_w * l->in_c;
     l->active = count_active(l);
-    l->ran_events = 1;
+    l->ran_events = 1, l->work = 0;
 #if VNNI
     int dense = l->mode == DENSE || (l->mode == AUTO && (float)l->active > l->break_even * (float)size);
     if (l->quads && dense) {
-        l->ran_events = 0;
+        l->ran_events = 0, l->work = (int64_t)l->out_h * l->out_w * l->out_c * l->kh * l->kw * l->in_c;
         if (l->winograd) product_winograd(l, s);
         else product_dense(l, s);
         return;
