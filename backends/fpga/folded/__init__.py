@@ -1,0 +1,1 @@
+"""The time-multiplexed engine: layers one after another on the same multipliers, weights in block memory."""
