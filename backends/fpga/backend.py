@@ -13,6 +13,7 @@ from .engines import module_of, option_names, options_of, usable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from ...compiler.estimates import Estimate
     from ...compiler.pass_api import Context
     from ...compiler.target import Target
 
@@ -45,6 +46,12 @@ class FpgaBackend:
         """
         module = module_of(engine)
         return module.lower(model, target, options_of(engine, target), ctx)
+
+    def estimate(self, model: ir.Model, target: Target, engine: str) -> Estimate:
+        """Estimate resources and latency before synthesis; see estimate.py."""
+        from .estimate import estimate
+
+        return estimate(model, target, engine)
 
     def load(
         self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None

@@ -1,7 +1,7 @@
 """Resources and latency before synthesis: seconds, no vendor tool, labelled as estimated.
 
-    found = estimate(network, target, "rtl", {"latency_cutoff": 4.0})
-    found.lut, found.latency_ns, found.verdict.fits
+    found = estimate(model, target, "rtl")
+    found.lut, found.latency_ns
 
 The constants of each family are fitted to routed designs by `python -m pared.bench.fpga.calibration`, which
 also writes how far off they are.
@@ -10,17 +10,23 @@ also writes how far off they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...compiler.errors import UnsupportedOp
+from ...compiler.estimates import Estimate, LayerEstimate, shortages
 from .circuit import products
+from .engines import options_of
+from .estimate_narrow import alternatives
 from .estimate_unrolled import Cost, layer_costs
 from .graph import Network
+from .read import read_network
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from ...compiler.target import Target
 
 
@@ -56,101 +62,59 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-@dataclass(frozen=True)
-class LayerEstimate:
-    """One layer.
-
-    Attributes:
-        products: multiplications by non-zero constants.
-        traced: share of `lut` that stands on a traced part of the layer, the rest on formulas.
-    """
-
-    name: str
-    kind: str
-    products: int
-    lut: int
-    ff: int
-    bram: int
-    dsp: int
-    depth: float
-    traced: float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A network on a family of chips; every figure is estimated.
-
-    Attributes:
-        ii: clocks from one result to the next.
-        fmax_mhz: None where nothing stands for it; `how` says why.
-        error: median and largest error of `lut` on routed designs, in percent.
-    """
-
-    engine: str
-    family: str
-    layers: tuple[LayerEstimate, ...]
-    lut: int
-    ff: int
-    bram: int
-    dsp: int
-    latency_cycles: int
-    ii: int
-    fmax_mhz: float | None
-    latency_ns: float | None
-    error: tuple[float, float]
-    how: str
-    origin: str = "estimated"
-
-
-def estimate(network: Network, target: Target, options: Mapping[str, object]) -> Estimate:
-    """Estimate the unrolled circuit of a network.
-
-    Args:
-        network: of any size.
-        target: names the family as `isa.arch`.
-        options: of engine `rtl`.
+def estimate(model: ir.Model, target: Target, engine: str) -> Estimate:
+    """Estimate a quantized model on a target.
 
     Raises:
-        UnsupportedOp: `fpga-estimate`: no constants for this family.
+        UnsupportedOp: what the front refuses; `fpga-estimate`: no constants for this family or engine.
     """
     family = FAMILIES.get(target.isa.arch)
-    if family is None:
+    if family is None or engine != "rtl":
         raise UnsupportedOp(
             "fpga-estimate",
-            f"target {target.name}: no routed designs stand behind family {target.isa.arch!r}",
-            f"families with an estimate: {', '.join(sorted(FAMILIES))}",
+            f"target {target.name}, engine {engine}: no routed designs stand behind an estimate for "
+            f"{target.isa.arch!r}",
+            f"engine rtl on {', '.join(sorted(FAMILIES))} has one",
         )
+    network = read_network(model)
     costs = layer_costs(network)
-    return from_costs(network, costs, family, target.isa.arch, float(str(options["latency_cutoff"])))
+    cutoff = float(options_of(engine, target)["latency_cutoff"])
+    found = from_costs(network, costs, family, target.isa.arch, cutoff)
+    if not shortages(found.needs(), target):
+        return found
+    return replace(found, alternatives=tuple(alternatives(network, costs, family.lut_per_cost)))
 
 
 def from_costs(network: Network, costs: list[Cost], family: Family, name: str, cutoff: float) -> Estimate:
     """Turn costs into what a family's constants make of them."""
     ports = port_bits(network, costs)
     total, depth = sum(cost.cost for cost in costs), sum(cost.depth for cost in costs)
-    registers = family.ff * cutoff**family.ff_cutoff
-    counts = {layer.name: products(layer, network.wires) for layer in network.layers}
-    layers = tuple(
-        LayerEstimate(
-            cost.layer, cost.kind, counts[cost.layer], round(family.lut_per_cost * cost.cost),
-            round(registers * cost.cost), 0, 0, cost.depth, round(cost.traced, 2),
-        )
-        for cost in costs
-    )  # fmt: skip
-    cycles = int(np.ceil(depth / cutoff)) + 1
+    cycles, registers = int(np.ceil(depth / cutoff)) + 1, family.ff * cutoff**family.ff_cutoff
     mhz = family.mhz * cutoff**family.mhz_cutoff * max(total, 1.0) ** family.mhz_cost
-    how = f"fitted to {family.designs} routed designs, median error of LUT4 {family.error[0]:g} %"
+    layers = tuple(_layer(network, cost, family, registers, cutoff, mhz) for cost in costs)
+    how = (
+        f"constants fitted to {family.designs} routed designs; error of LUT4 there, each left out of its own "
+        f"fit: median {family.error[0]:g} %, largest {family.error[1]:g} %"
+    )
     return Estimate(
         "rtl", name, layers, round(family.lut_per_cost * total + family.lut_per_port * ports),
-        round(registers * total) + ports, 0, 0, cycles, 1, round(mhz, 1), round(cycles * 1e3 / mhz, 1),
-        family.error, how,
+        round(registers * total) + ports, 0, 0, cycles, round(cycles * 1e3 / mhz, 1), 1, round(mhz, 1),
+        *family.error, how,
+    )  # fmt: skip
+
+
+def _layer(
+    network: Network, cost: Cost, family: Family, registers: float, cutoff: float, mhz: float
+) -> LayerEstimate:
+    layer = next(one for one in network.layers if one.output.name == cost.output)
+    cycles = round(cost.depth / cutoff, 2)
+    return LayerEstimate(
+        layer.name, cost.kind, products(layer, network.wires), round(family.lut_per_cost * cost.cost),
+        round(registers * cost.cost), 0, 0, cycles, round(cycles * 1e3 / mhz, 1), 1, round(cost.traced, 2),
     )  # fmt: skip
 
 
 def port_bits(network: Network, costs: list[Cost]) -> int:
     """Return the bits that enter and leave."""
     entering = sum(w.bits * int(np.prod(w.shape, dtype=np.int64)) for w in network.inputs)
-    leaving = [
-        costs[i].bits_out for i, layer in enumerate(network.layers) if layer.output.name in network.outputs
-    ]
-    return entering + sum(leaving)
+    return entering + sum(cost.bits_out for cost in costs if cost.output in network.outputs)

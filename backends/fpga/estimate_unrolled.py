@@ -28,7 +28,7 @@ class Cost:
     """A layer as unrolled logic.
 
     Attributes:
-        layer: its name.
+        output: the wire that it makes.
         kind: `dense`, `conv`, `pool`, `mix`, `move` or `requant`.
         cost: da4ml's unit, bits of adders.
         depth: adders on the longest way.
@@ -36,7 +36,7 @@ class Cost:
         traced: share of the cost that stands on a traced part.
     """
 
-    layer: str
+    output: str
     kind: str
     cost: float
     depth: float
@@ -70,7 +70,7 @@ class _Walk:
         self._gains[layer.output.name] = self._gain(layer)
         bits = sum(self._bits(wire) for wire in wires)
         kind = type(layer).__name__.lower()
-        return Cost(layer.name, kind, cost, depth, bits, self._bits(layer.output), traced)
+        return Cost(layer.output.name, kind, cost, depth, bits, self._bits(layer.output), traced)
 
     def _gain(self, layer: Layer) -> int:
         if isinstance(layer, Requant):

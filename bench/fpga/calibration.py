@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,10 +33,11 @@ HEADINGS = (
     "estimate s",
 )  # fmt: skip
 ABOUT = """`python -m pared.bench.fpga.routed`, then `python -m pared.bench.fpga.calibration`. LUT4, FF,
-Fmax and latency: post-route with yosys and nextpnr-ecp5, seed 1, speed grade 6, harness of three pins included; one
-result per clock. Estimated: before synthesis, from constants fitted to the other designs of this table
-(each is left out of its own fit). Formulas alone: nothing of the network is traced, as for matrices too
-large for that. Digits and jets as bench/fpga/nets.py makes them; top-1 on 540 or 2000 test samples."""
+Fmax and latency: post-route with yosys and nextpnr-ecp5, seed 1, speed grade 6, harness of three pins
+included; one result per clock. Estimated: before synthesis, from constants fitted to the other designs of
+this table (each is left out of its own fit). Formulas alone: nothing of the network is traced, as for
+matrices too large for that. Digits and jets as bench/fpga/nets.py makes them; top-1 on 540 or 2000 test
+samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,7 @@ def _relative(features: list[list[float]], target: list[float]) -> list[float]:
     return [float(v) for v in w]
 
 
-def errors(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+def errors(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return median and largest error in percent of (estimated, found) pairs."""
     off = [100 * abs(guess / truth - 1) for guess, truth in pairs]
     return round(float(np.median(off)), 1), round(max(off), 1)

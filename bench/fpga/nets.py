@@ -176,7 +176,8 @@ class Module(nn.Module):
         super().__init__()
         self.spec = spec
         self.entry = Quantizer(spec.input_bits, spec.data == "jets" or spec.input_bits == 1)
-        self.layers, self.quantizers = nn.ModuleList(), nn.ModuleList()
+        self.layers: list[Layer] = []
+        self.quantizers: list[Quantizer] = []
         channels, size = features, 8
         steps = [*spec.layers, classes]
         for index, step in enumerate(steps):
@@ -190,6 +191,7 @@ class Module(nn.Module):
             self.layers.append(Layer(spec, made, last))
             if not last:
                 self.quantizers.append(Quantizer(spec.act_bits, spec.act_bits == 1))
+        self.held = nn.ModuleList([*self.layers, *self.quantizers])
 
     def forward(self, x: torch.Tensor, settling: bool = False) -> torch.Tensor:
         """Return logits."""
@@ -197,19 +199,19 @@ class Module(nn.Module):
             self.entry.settle(x)
         if self.spec.input_bits == 1:
             x = 2 * x - 0.75
-        x, place = self.entry(x), 0
+        x, place = self.entry.forward(x), 0
         for step in self.spec.layers:
             if step == "p":
                 x = nn.functional.max_pool2d(x, 2)
                 continue
             x = x.flatten(1) if isinstance(step, int) else x
             quantizer = self.quantizers[place]
-            y = self.layers[place](x)
+            y = self.layers[place].forward(x)
             y = y if self.spec.act_bits == 1 else torch.relu(y)
             if settling:
                 quantizer.settle(y)
-            x, place = quantizer(y), place + 1
-        return self.layers[place](x.flatten(1))
+            x, place = quantizer.forward(y), place + 1
+        return self.layers[place].forward(x.flatten(1))
 
 
 def _weights(step: int | str, channels: int, spec: Spec) -> tuple[nn.Linear | nn.Conv2d, int]:
@@ -235,39 +237,45 @@ def train(spec: Spec, epochs: int = 40) -> Net:
         if spec.sparsity and epoch == epochs // 3:
             for layer in module.layers:
                 layer.prune()
-        for batch in torch.randperm(len(x)).split(64):
+        order = torch.randperm(len(x))
+        for batch in (order[start : start + 64] for start in range(0, len(x), 64)):
             loss = nn.functional.cross_entropy(module(x[batch], settling=epoch < 4), y[batch])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         schedule.step()
     module.eval()
     with torch.no_grad():
         guess = module(torch.from_numpy(data.test)).argmax(1).numpy()
     top1 = 100 * float((guess == data.test_labels).mean())
-    return Net(spec, module.entry, list(module.layers), list(module.quantizers), top1)
+    return Net(spec, module.entry, module.layers, module.quantizers, top1)
 
 
 class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.arrays: dict[str, npt.NDArray[np.generic]] = {"zero": np.float32(0)}
+        self.arrays: dict[str, npt.NDArray[np.generic]] = {"zero": np.zeros((), np.float32)}
 
     def array(self, name: str, value: npt.ArrayLike) -> str:
         self.arrays[name] = np.asarray(value, np.float32)
         return name
 
-    def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+    def add(self, op: str, inputs: list[str], output: str, **attributes: int | str | list[int]) -> str:
+        domain = QONNX if op.endswith("Quant") else ""
+        node = helper.make_node(op, inputs, [output], name=output, domain=domain)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
         return output
 
     def quant(self, source: str, output: str, bits: int, scale: float, signed: bool, narrow: bool) -> str:
         step = self.array(f"{output}_s", scale)
         if bits == 1:
-            return self.add("BipolarQuant", [source, step], output, domain=QONNX)
+            return self.add("BipolarQuant", [source, step], output)
         width = self.array(f"{output}_b", bits)
-        how = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
-        return self.add("Quant", [source, step, "zero", width], output, domain=QONNX, **how)
+        inputs = [source, step, "zero", width]
+        return self.add(
+            "Quant", inputs, output, signed=int(signed), narrow=int(narrow), rounding_mode="ROUND"
+        )
 
 
 def qonnx(net: Net) -> onnx.ModelProto:

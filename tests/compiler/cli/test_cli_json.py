@@ -21,6 +21,7 @@ from pared.compiler.cli.app import VERBS
 from pared.compiler.cli.compile import CompileOutput
 from pared.compiler.cli.targets import TargetList
 from pared.compiler.doctor import DoctorReport
+from pared.compiler.driver.estimating import EstimateReport
 from pared.compiler.driver.report import CompileReport
 from pared.compiler.driver.sensitivity import SensitivityReport
 from pared.compiler.inspect import InspectReport
@@ -37,6 +38,7 @@ RECORDS: dict[str, type] = {
     "doctor": DoctorReport,
     "inspect": InspectReport,
     "sensitivity": SensitivityReport,
+    "estimate": EstimateReport,
     "compile": CompileOutput,
     "run": RunReport,
     "verify": VerifyReport,
