@@ -26,7 +26,8 @@ module folded_engine #(
   wire [WEIGHTS-1:0] weight;
   folded_sequencer #(
     .COUNT(COUNT), .ADDRESS(ADDRESS), .PIXEL(PIXEL), .WEIGHTS(WEIGHTS), .ROWS(ROWS), .CHUNK(CHUNK),
-    .SELECT(SELECT), .LEVEL(LEVEL), .VALUE(VALUE), .STEPS(STEPS), .INDEX(INDEX), .FLUSH(FLUSH), .WORD(WORD)
+    .SELECT(SELECT), .LEVEL(LEVEL), .VALUE(VALUE), .STEPS(STEPS), .INDEX(INDEX), .FLUSH(FLUSH), .WORD(WORD),
+    .FILE("model_program.hex")
   ) sequencer(
     .clk(clk), .rst(rst), .in_valid(in_valid), .in_ready(in_ready), .idle(idle), .raw(raw), .leaves(leaves),
     .kept(kept), .own(own), .largest(largest), .twice(twice), .levels(levels), .offset(offset),

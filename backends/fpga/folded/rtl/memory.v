@@ -26,11 +26,11 @@ endmodule
 
 // A table that a file of hexadecimal words fills.
 module folded_table #(
-  parameter WIDTH = 8, DEPTH = 16, ADDRESS = 4, FILE = "model_table.hex"
+  parameter WIDTH = 8, DEPTH = 16, ADDRESS = 4, FILE = ""
 ) (
   input clk, input [ADDRESS-1:0] address, output reg [WIDTH-1:0] word
 );
   reg [WIDTH-1:0] cells [0:DEPTH-1];
-  initial $readmemh(FILE, cells);
+  generate if (FILE != "") initial $readmemh(FILE, cells); endgenerate
   always @(posedge clk) word <= cells[address];
 endmodule

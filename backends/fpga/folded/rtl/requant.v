@@ -7,7 +7,7 @@
 module folded_requant #(
   parameter SUM = 24, FACTOR = 24, BIAS = 48, TOTAL = 48, SHIFT = 12, STRIDE = 4, PICK = 3,
   parameter LEVEL = 8, VALUE = 9, RESULT = 24, TIES = 1, REFINE = 0, PLACE = 1, DEPTH = 1,
-  parameter FILE = "model_thresholds.hex"
+  parameter FILE = ""
 ) (
   input clk,
   input raw, input twice, input [LEVEL-1:0] levels, input signed [VALUE-1:0] offset,

@@ -7,7 +7,7 @@
 // Steps come in the order of their weights. The next layer begins when the last value of this one is stored.
 module folded_sequencer #(
   parameter COUNT = 8, ADDRESS = 8, PIXEL = 6, WEIGHTS = 8, ROWS = 8, CHUNK = 2, SELECT = 2, LEVEL = 8,
-  parameter VALUE = 9, STEPS = 2, INDEX = 1, FLUSH = 20, WORD = 100, FILE = "model_program.hex"
+  parameter VALUE = 9, STEPS = 2, INDEX = 1, FLUSH = 20, WORD = 100, FILE = ""
 ) (
   input clk, input rst,
   input in_valid, output in_ready,
@@ -25,7 +25,7 @@ module folded_sequencer #(
   output reg [WEIGHTS-1:0] weight
 );
   reg [WORD-1:0] code [0:STEPS-1];
-  initial $readmemh(FILE, code);
+  generate if (FILE != "") initial $readmemh(FILE, code); endgenerate
   reg [WORD-1:0] now;
   reg [INDEX-1:0] index;
 
