@@ -40,6 +40,7 @@ class LayerRules(_Part):
         max_pool, add, grouped: whether it takes maxima, sums of several populations, convolutions in groups;
             `dense` stores the zeros between groups.
         sum_pool: averages and sums over windows; `conv` as a convolution, `global` over whole images only.
+        even_padding: whether both sides of an image are padded alike, so that kernels grow to make up for it.
         dense_as_kernel: whether a dense layer over an image is a kernel as large as the image.
     """
 
@@ -59,6 +60,7 @@ class LayerRules(_Part):
     grouped: Literal["yes", "dense", "no"] = "yes"
     sum_pool: Literal["conv", "global"] = "conv"
     dense_as_kernel: bool = False
+    even_padding: bool = False
 
 
 class FirstLayer(_Part):

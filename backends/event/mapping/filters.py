@@ -101,7 +101,7 @@ def _judge(view: View, network: Sequence[View], device: Device) -> tuple[list[Mi
         return broken + list(_pooling(view, fan, network)), Plan("", {}, where="with the layer before")
     if fan.kind == "dense":
         return broken + list(_flat(view, fan, device)), Plan("dense", {"input_bytes": _event_bytes(fan)})
-    most = filters(fan, kernel_side(fan), device)
+    most = filters(fan, kernel_side(fan, even_padding=False), device)
     if most < 1:
         return [*broken, _too_deep(view, fan, device)], None
     return broken, _convolution(view, fan, most, device)
@@ -111,12 +111,15 @@ def _convolution(view: View, fan: Fan, most: int, device: Device) -> Plan:
     """Cut by image area until the events fit, and by output channels until the weights do."""
     total = _event_bytes(fan)
     areas, slices = -(-total // device.cores[0].limits["input_bytes"]), -(-view.image[0] // most)
-    weights = packed_bytes(fan, min(most, view.image[0]), kernel_side(fan), device)
+    weights = packed_bytes(fan, min(most, view.image[0]), kernel_side(fan, even_padding=False), device)
     return Plan("conv", {"input_bytes": -(-total // areas), "weight_bytes": weights}, slices, areas)
 
 
 def _too_deep(view: View, fan: Fan, device: Device) -> Misfit:
-    need, have = packed_bytes(fan, 1, kernel_side(fan), device), device.cores[0].limits["weight_bytes"]
+    need, have = (
+        packed_bytes(fan, 1, kernel_side(fan, even_padding=False), device),
+        device.cores[0].limits["weight_bytes"],
+    )
     what = f"one filter over {fan.image[0]} channels takes {need} bytes, a processor has {have}"
     fewer = f"at most {fan.image[0] * have // need} input channels"
     return Misfit(view.name, "weight_bytes", need, have, what, fewer)
@@ -173,7 +176,7 @@ def _pooling(view: View, fan: Fan, network: Sequence[View]) -> Iterator[Misfit]:
 def _first(view: View, fan: Fan, first: FirstLayer) -> Iterator[Misfit]:
     """Check what the unit for the first layer takes."""
     channels, height, width = fan.image
-    side, strides = kernel_side(fan), fan.window.strides
+    side, strides = kernel_side(fan, even_padding=False), fan.window.strides
     most = first.filters_max.get(f"{channels}x{side}")
     sides = ", ".join(f"{k}x{k}" for k in first.kernels)
     if most is None:

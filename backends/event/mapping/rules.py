@@ -49,7 +49,9 @@ def _kinds(view: View, rules: LayerRules) -> Iterator[Misfit]:
 
 
 def _window(view: View, fan: Fan, rules: LayerRules) -> Iterator[Misfit]:
-    side, strides = kernel_side(fan), set(fan.window.strides)
+    side = kernel_side(fan, rules.even_padding)
+    # Where a kernel has one place only, its steps do not matter.
+    strides = {step for step, size in zip(fan.window.strides, view.image[1:], strict=True) if size > 1} or {1}
     moves = fan.kind in ("conv", "depthwise") or (fan.kind == "sum" and rules.sum_pool == "conv")
     moves = moves or (fan.kind == "dense" and rules.dense_as_kernel)
     if rules.kernels and moves and side not in rules.kernels:
@@ -66,7 +68,8 @@ def _window(view: View, fan: Fan, rules: LayerRules) -> Iterator[Misfit]:
             f"moves by {worst}, the device by {', '.join(map(str, rules.strides))}", "one of these strides",
         )  # fmt: skip
     if moves:
-        yield from _most(view, "padding", padding(fan), rules.padding_max, "pixels of padding")
+        pads = padding(fan, rules.even_padding)
+        yield from _most(view, "padding", pads, rules.padding_max, "pixels of padding")
         if max(fan.window.dilations) > 1 and rules.kernels:
             yield _not(view, "dilation", "is dilated", "a kernel without gaps")
     yield from _most(view, "input_side", max(fan.image[1:]), rules.input_side_max, "pixels a side come in")
@@ -95,26 +98,27 @@ def _events(view: View, fan: Fan, rules: LayerRules) -> Iterator[Misfit]:
         )  # fmt: skip
 
 
-def kernel_side(fan: Fan) -> int:
-    """Return the side of the square, symmetrically padded kernel that does what this one does."""
+def kernel_side(fan: Fan, even_padding: bool) -> int:
+    """Return the side of the square kernel that does what this one does."""
     if fan.kind == "dense":
         return max(fan.dense_image)
-    return max(_grown(fan, axis) for axis in (0, 1))
+    return max(_grown(fan, axis, even_padding) for axis in (0, 1))
 
 
-def padding(fan: Fan) -> int:
+def padding(fan: Fan, even_padding: bool) -> int:
     """Return the padding of that kernel."""
     if fan.kind == "dense":
         return 0
-    side, pads = kernel_side(fan), fan.window.pads
-    return max(max(pads[axis], pads[axis + 2]) + (side - _grown(fan, axis) + 1) // 2 for axis in (0, 1))
+    side, pads = kernel_side(fan, even_padding), fan.window.pads
+    grown = [(axis, _grown(fan, axis, even_padding)) for axis in (0, 1)]
+    return max(max(pads[axis], pads[axis + 2]) + (side - length + 1) // 2 for axis, length in grown)
 
 
-def _grown(fan: Fan, axis: int) -> int:
-    """Return the length that takes up uneven padding by zeros in the kernel."""
+def _grown(fan: Fan, axis: int, even_padding: bool) -> int:
+    """Return the length of the kernel; with even padding, zeros in it take up the difference."""
     before, after = fan.window.pads[axis], fan.window.pads[axis + 2]
     reach = fan.window.dilations[axis] * (fan.window.kernel[axis] - 1) + 1
-    return reach + abs(before - after)
+    return reach + (abs(before - after) if even_padding else 0)
 
 
 def _text(fan: Fan) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ....compiler.device import Device
+from ....compiler.device import Device, LayerRules
 from .records import Layout, Misfit, Placed
 from .rules import check, kernel_side
 from .views import View
@@ -21,8 +21,8 @@ def place(network: Sequence[View], device: Device) -> Layout:
     needs: dict[str, dict[str, int]] = {}
     for view in network:
         broken = check(view, device.layer, _fan_out(view, network)) + list(_one_kernel(view))
-        need = memory(view, device.layer.signed_events)
-        room = list(_room(view, need, cores, device.layer.signed_events))
+        need = memory(view, device.layer)
+        room = list(_room(view, need, cores, device.layer))
         misfits += broken + room
         if not broken and not room:
             needs[view.name] = need
@@ -34,7 +34,7 @@ def place(network: Sequence[View], device: Device) -> Layout:
     return Layout(tuple(placed), tuple(misfits), len(network), len(cores))
 
 
-def memory(view: View, signed_events: bool) -> dict[str, int]:
+def memory(view: View, rules: LayerRules) -> dict[str, int]:
     """Return the entries that a layer takes in the memories of a core.
 
     Addresses are put together from bit fields: kernels take `inputs * 2^(ceil log2 k^2 + ceil log2 outputs)`
@@ -45,10 +45,10 @@ def memory(view: View, signed_events: bool) -> dict[str, int]:
     inputs = fan.image[0]
     if fan.kind == "dense":
         inputs //= fan.dense_image[0] * fan.dense_image[1]
-    if fan.counts[0] < 0 and not signed_events:
+    if fan.counts[0] < 0 and not rules.signed_events:
         inputs *= 2  # one channel for events of each sign, as event cameras have them
     return {
-        "kernel_entries": inputs << (log2_up(kernel_side(fan) ** 2) + log2_up(outputs)),
+        "kernel_entries": inputs << (log2_up(kernel_side(fan, rules.even_padding) ** 2) + log2_up(outputs)),
         "neuron_entries": outputs << (log2_up(height) + log2_up(width)),
         "bias_entries": outputs if view.biased else 0,
     }
@@ -97,7 +97,7 @@ def _one_kernel(view: View) -> Iterator[Misfit]:
 
 
 def _room(
-    view: View, need: Mapping[str, int], cores: Sequence[Mapping[str, int]], signed_events: bool
+    view: View, need: Mapping[str, int], cores: Sequence[Mapping[str, int]], rules: LayerRules
 ) -> Iterator[Misfit]:
     """Say which memory no core has enough of, or which no core has enough of together."""
     short = False
@@ -108,7 +108,7 @@ def _room(
             yield Misfit(
                 view.name, name, need[name], have,
                 f"needs {need[name]} {name.replace('_', ' ')}, the largest core has {have}",
-                _would_fit(view, name, have, signed_events),
+                _would_fit(view, name, have, rules),
             )  # fmt: skip
     if not short and not _takers(need, cores):
         text = " and ".join(f"{count} {name.replace('_', ' ')}" for name, count in need.items())
@@ -118,7 +118,7 @@ def _room(
         )  # fmt: skip
 
 
-def _would_fit(view: View, name: str, have: int, signed_events: bool) -> str:
+def _would_fit(view: View, name: str, have: int, rules: LayerRules) -> str:
     """Return how many output channels would fit, of a depthwise layer input channels with them."""
     outputs, height, width = view.image
     fan = view.fans[0]
@@ -126,7 +126,7 @@ def _would_fit(view: View, name: str, have: int, signed_events: bool) -> str:
         inputs = channels if fan.groups == outputs and fan.groups > 1 else fan.image[0]
         thinner = replace(fan, image=(inputs, *fan.image[1:]))
         smaller = replace(view, image=(channels, height, width), fans=(thinner,))
-        if memory(smaller, signed_events)[name] <= have:
+        if memory(smaller, rules)[name] <= have:
             return f"at most {channels} output channels at this image size"
     return f"less than {height}x{width} pixels"
 
