@@ -40,20 +40,21 @@ _SAMPLES = 16
 _MODELS = ("", "spikes_", "dense_", "rival_")
 
 MAPPING = """`PARED_DATA=... python -m pared.bench.event.mapping`. Layers of quantized models placed on
-devices, by the limits in `targets/event-*.toml`, which name their sources. Nothing was run on a device. `fill`:
-of the fullest core. `exceeded`: which limits, the worst need of what there is, and by how many layers. Every
-report also says what would fit; `pared compile --engine survey` writes it as `reports/mapping.json`. Cores of
-Akida are least numbers: the vendor's mapping takes as many or more."""
+devices, by the limits in `targets/event-*.toml`, which name their sources. Nothing was run on a device.
+`fill`: of the fullest core. `exceeded`: which limits, the worst need of what there is, and by how many
+layers. Every report also says what would fit; `pared compile --engine survey` writes it as
+`reports/mapping.json`. Cores of Akida are least numbers: the vendor's mapping takes as many or more."""
 PLACED = ("model", "bits", "device", "fits", "layers", "neurons", "cores", "fill", "exceeded")
 ENERGY = """`PARED_DATA=... python -m pared.bench.event.mapping`. All modelled, in nanojoules per sample;
-nothing is measured, and no column may be compared with a measured figure. Events: one with payload per active input.
-Spikes: one per count, as devices without payload send them. Dense: all products with 8-bit inputs. Rival: a
-dense network of equal information, inputs of ceil(log2(T + 1)) bits (arXiv 2409.08290). Operations alone by
-Horowitz (45 nm: 8-bit MAC 0.23 pJ, addition 0.03 pJ); with memory by accesses of 32 bits, 10, 20 and 100 pJ
-from 8 KiB, 32 KiB and 1 MiB (arXiv 2210.13107). Loihi 1: 23.6 pJ per spike and synapse (14 nm); SpiNNaker 2:
-10 pJ per event and synapse (22 nm); both without neuron updates, communication, idle power (PMC10326429,
-table 3); in brackets where the device does not hold the network. Loihi 2, Speck 2f, Akida: no energy per
-operation is published, so none is given. vww01 is fed crops of two photographs, not its own test images."""
+nothing is measured, and no column may be compared with a measured figure. Events: one with payload per active
+input. Spikes: one per count, as devices without payload send them. Dense: all products with 8-bit inputs.
+Rival: a dense network of equal information, inputs of ceil(log2(T + 1)) bits (arXiv 2409.08290). Operations
+alone by Horowitz (45 nm: 8-bit MAC 0.23 pJ, addition 0.03 pJ); with memory by accesses of 32 bits, 10, 20 and
+100 pJ from 8 KiB, 32 KiB and 1 MiB (arXiv 2210.13107). Loihi 1: 23.6 pJ per spike and synapse (14 nm);
+SpiNNaker 2: 10 pJ per event and synapse (22 nm); both without neuron updates, communication and idle power
+(PMC10326429, table 3); in brackets where the device does not hold the network. Loihi 2, Speck 2f, Akida: no
+energy per operation is published, so none is given. vww01 is fed crops of two photographs, not its own test
+images."""
 ENERGIES = (
     "model", "bits", "samples", "events / spikes in", "event / spike / dense operations",
     "operations alone: events / spikes / dense / rival", "with memory: events / spikes / dense / rival",
