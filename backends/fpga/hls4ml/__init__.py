@@ -1,0 +1,1 @@
+"""The hls4ml road: the integers of a network as an hls4ml project, emulated here with g++."""
