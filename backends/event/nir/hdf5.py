@@ -1,4 +1,4 @@
-"""HDF5 as plain dictionaries, for files from anywhere: no links out of the file, no sizes that it cannot hold."""
+"""HDF5 as plain dictionaries, for files from anywhere: no links, no sizes that the file cannot hold."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def need_h5py() -> None:
         import h5py  # noqa: F401
     except ImportError as err:
         raise MissingTool(
-            "nir-needs-h5py", "NIR and lava files are HDF5, and h5py is not installed", 'pip install "pared[event]"'
+            "nir-needs-h5py",
+            "NIR and lava files are HDF5, and h5py is not installed",
+            'pip install "pared[event]"',
         ) from err
 
 
@@ -64,7 +66,9 @@ def read_tree(path: Path) -> Tree:
             return _Walk(len(data)).group(file, 0)
     except (_Broken, OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as err:
         what = " ".join(str(err).split())[:300]
-        raise ModelError("hdf5-damaged", f"{path} is no readable HDF5 file: {what}", "export it again") from err
+        raise ModelError(
+            "hdf5-damaged", f"{path} is no readable HDF5 file: {what}", "export it again"
+        ) from err
 
 
 class _Walk:

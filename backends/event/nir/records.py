@@ -1,4 +1,6 @@
-"""A NIR network in memory: named nodes with their parameters, and edges. https://neuroir.org/docs
+"""A NIR network in memory: named nodes with their parameters, and edges.
+
+The format: https://neuroir.org/docs
 
 Every kind of node that is known has a row in `KINDS`. Shapes are without batch and time.
 """
@@ -125,7 +127,7 @@ KINDS: Final[Mapping[str, Mapping[str, Parameter]]] = {
     "CubaLIF": {**_CURRENT, **_FIRING, **_W_IN},
 }
 
-# Lava's neuron has decays in 4096ths that round towards zero, which no NIR node says: read and run, not written.
+# Lava's neuron decays in 4096ths and rounds towards zero, which no NIR node says: read and run, not written.
 LAVA: Final = "lava.CUBA"
 
 # Kinds that keep something between steps.
@@ -134,7 +136,7 @@ STATEFUL: Final = frozenset({"Delay", "I", "IF", "LI", "LIF", "CubaLI", "CubaLIF
 
 def same(left: Graph, right: Graph) -> bool:
     """Tell whether two graphs hold the same nodes, parameters to the bit, and edges."""
-    if list(left.nodes) != list(right.nodes) or set(left.edges) != set(right.edges):
+    if set(left.nodes) != set(right.nodes) or set(left.edges) != set(right.edges):
         return False
     pairs = ((left.nodes[name], right.nodes[name]) for name in left.nodes)
     return _same_values(left.metadata, right.metadata) and all(_same_node(a, b) for a, b in pairs)
