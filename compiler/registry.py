@@ -78,6 +78,7 @@ BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "cpu": _backend("cpu.backend", "CpuBackend"),
     "event": _backend("event.backend", "EventBackend"),
     "fpga": _backend("fpga.backend", "FpgaBackend"),
+    "nir": _backend("event.nir.backend", "NirBackend"),
     "reference": _backend("reference.backend", "ReferenceBackend"),
 }
 
