@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from .verilog import Rtl, harness
 
 @dataclass(frozen=True)
 class Routed:
-    """A routed design, harness included; counts and frequency are post-route.
+    """A routed design; counts and frequency are post-route.
 
     Attributes:
         lut4: LUT4 slots used, of `lut4_available`.
         fmax_mhz: of the clock, the last figure that nextpnr gives.
-        latency_cycles: clock edges from input to output; one result per clock.
+        latency_cycles: clock edges from input to output.
+        ii: clock edges from one result to the next.
+        origin: of the counts, for reports.
         seconds: of synthesis, and of placement and routing.
         bitstream: bytes for the chip.
     """
@@ -37,6 +40,8 @@ class Routed:
     synthesis_s: float
     route_s: float
     bitstream: bytes
+    ii: int = 1
+    origin: str = "post-route, harness included"
 
     @property
     def latency_ns(self) -> float:
@@ -49,23 +54,28 @@ class Routed:
         return {
             **data,
             "latency_ns": round(self.latency_ns, 1),
-            "ii": 1,
-            "origin": "post-route, harness included",
             "bitstream_bytes": len(self.bitstream),
         }
 
 
 def route(rtl: Rtl, device: Device, folder: Path, seed: int = 1, timeout_s: float = 600) -> Routed:
-    """Synthesize, place, route and pack; files and logs stay in `folder`.
+    """Synthesize, place, route and pack a pipeline in its harness; files and logs stay in `folder`.
 
     Raises:
         MissingTool: a program is not installed.
         ParedError: a program failed (the design does not fit, say) or took longer than `timeout_s`.
     """
+    return route_files({**rtl.files, "top.v": harness(rtl)}, rtl.stages, device, folder, seed, timeout_s)
+
+
+def route_files(
+    files: Mapping[str, str], stages: int, device: Device, folder: Path, seed: int = 1, timeout_s: float = 600
+) -> Routed:
+    """Synthesize, place, route and pack the module `top` of some files; raises as `route`."""
     tools = {name: need_tool(name) for name in ("yosys", "nextpnr-ecp5", "ecppack")}
-    for name, text in {**rtl.files, "top.v": harness(rtl)}.items():
+    for name, text in files.items():
         (folder / name).write_text(text)
-    sources = " ".join(sorted(name for name in [*rtl.files, "top.v"] if name.endswith(".v")))
+    sources = " ".join(sorted(name for name in files if name.endswith(".v")))
     script = f"read_verilog {sources}; synth_ecp5 -top top -json top.json"
     synthesis = run_tool("synthesis", [tools["yosys"], "-p", script], folder, timeout_s)
     placed = run_tool(
@@ -82,7 +92,7 @@ def route(rtl: Rtl, device: Device, folder: Path, seed: int = 1, timeout_s: floa
     counts = _utilization(folder / "report.json")
     return Routed(
         device, seed, counts["TRELLIS_COMB"][0], counts["TRELLIS_COMB"][1], counts["TRELLIS_FF"][0],
-        counts["DP16KD"][0], counts["MULT18X18D"][0], last_fmax(placed.log), rtl.stages,
+        counts["DP16KD"][0], counts["MULT18X18D"][0], last_fmax(placed.log), stages,
         round(synthesis.seconds, 1), round(placed.seconds, 1), (folder / "top.bit").read_bytes(),
     )  # fmt: skip
 
