@@ -9,7 +9,8 @@ from typing import Self
 
 from .artifact.read import Artifact, open_artifact, steadily
 from .backend import Array, Executable, Signature
-from .errors import ArtifactError
+from .errors import ArtifactError, TargetError
+from .streams import EventStream, Streams, window_of
 
 
 class LoadedModel:
@@ -40,6 +41,32 @@ class LoadedModel:
         if executable is None:
             raise ArtifactError("artifact-closed", f"{self.artifact.path} was closed", "load it again")
         return executable.run(inputs)
+
+    def stream(
+        self, window: str = "10ms", *, strict: bool = False, clock_bits: int | None = None
+    ) -> EventStream:
+        """Open a stream of events or frames, which keeps its state between calls.
+
+        Args:
+            window: events of so much time are one frame, `10ms`.
+            strict: a bad event (out of order, out of range) is refused; else it is dropped and counted.
+            clock_bits: after how many bits the sensor's time stamps start again at 0; None: never.
+
+        Raises:
+            TargetError: `events-unsupported`, the model's backend takes whole samples only.
+            DataError: `event-window`.
+        """
+        executable = self._executable
+        if executable is None:
+            raise ArtifactError("artifact-closed", f"{self.artifact.path} was closed", "load it again")
+        if not isinstance(executable, Streams):
+            backend = self.artifact.manifest.engine.backend
+            raise TargetError(
+                "events-unsupported",
+                f"{self.artifact.path} runs on backend {backend!r}, which takes whole samples",
+                "compile it with --target event-cpu",
+            )
+        return executable.stream(window_us=window_of(window), strict=strict, clock_bits=clock_bits)
 
     def close(self) -> None:
         """Free the engine; later calls do nothing."""

@@ -12,21 +12,30 @@ from ...compiler.errors import ArtifactError, TargetError
 from ...compiler.inputs import InputChecker
 from ...compiler.machine import find_machine
 from .build import LIBRARY
+from .delta import DeltaGraph, NumpyDeltas
 from .graph import EventGraph, Integers
 from .modes import run
 from .native import NativeGraph, Unfit
 from .pack import FILE, unpack
 from .simulate import encode, graded, reals
+from .streams.stream import Stream
 
 
 class EventExecutable:
     """A loaded event graph: by the kernels where they take it, else in NumPy."""
 
-    def __init__(self, graph: EventGraph, native: NativeGraph | None, mode: str = "graded") -> None:
+    def __init__(
+        self,
+        graph: EventGraph,
+        native: NativeGraph | None,
+        mode: str = "graded",
+        library: Path | None = None,
+    ) -> None:
         self.graph = graph
         self.mode = mode
         self.native = native
         self._open = True
+        self._library = library
         self._signature = signature_of(graph)
         self._check = InputChecker(self._signature)
 
@@ -40,6 +49,28 @@ class EventExecutable:
         if not self._open:
             raise ArtifactError("artifact-closed", "the model was closed", "load it again")
         return reals(self.graph, self._integers(self._check(inputs)))
+
+    def stream(self, *, window_us: int, strict: bool = False, clock_bits: int | None = None) -> Stream:
+        """Open a stream of events or frames with a state of its own.
+
+        Raises:
+            TargetError: `event-stream-mode`, the engine is a mode that is simulated.
+            UnsupportedOp: `event-stream`, the model has several inputs.
+        """
+        if not self._open:
+            raise ArtifactError("artifact-closed", "the model was closed", "load it again")
+        if self.mode != "graded":
+            raise TargetError(
+                "event-stream-mode",
+                f"mode {self.mode} takes whole samples",
+                "compile it for target event-cpu",
+            )
+        return Stream(self._deltas(), window_us=window_us, strict=strict, clock_bits=clock_bits)
+
+    def _deltas(self) -> DeltaGraph | NumpyDeltas:
+        if self.native is None or self._library is None:
+            return NumpyDeltas(self.graph)
+        return DeltaGraph(self.graph, self._library)
 
     def close(self) -> None:
         """Free the weights; later calls of `run` raise."""
@@ -77,7 +108,7 @@ def load(folder: Path, engine: str, options: Mapping[str, object]) -> EventExecu
             "compile it for target event-cpu on this machine",
         )
     try:
-        return EventExecutable(graph, NativeGraph(graph, library))
+        return EventExecutable(graph, NativeGraph(graph, library), library=library)
     except Unfit:
         return EventExecutable(graph, None)
 
