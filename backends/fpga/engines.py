@@ -53,6 +53,10 @@ class Entry:
 ENGINES: Mapping[str, Entry] = {
     # latency_cutoff: adders between registers; seed: of placement; timeout_s: of each tool's run.
     "rtl": Entry("rtl", ("da4ml",), {"latency_cutoff": 4.0, "seed": 1, "timeout_s": 600.0, "route": True}),
+    # multipliers and requantizers (0: the fastest that fits); simulate: samples compared with the Verilog
+    "folded": Entry("folded.engine", (), {
+        "lanes": 0, "units": 0, "simulate": 2, "seed": 1, "timeout_s": 600.0, "route": True,
+    }),
     # the vendor's road and chip, how multipliers are shared, how far its tool goes: hls4ml/settings.py
     "hls4ml": Entry("hls4ml.engine", ("hls4ml",), {
         "tool": "vitis", "part": "", "clock_ns": 5.0, "io": "io_parallel", "strategy": "auto", "reuse": 0,

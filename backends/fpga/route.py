@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...compiler.records import Json
+from .adders import open_ends, script
 from .devices import Device
 from .tools import need_tool, run_tool
 from .verilog import Rtl, harness
@@ -69,15 +70,23 @@ def route(rtl: Rtl, device: Device, folder: Path, seed: int = 1, timeout_s: floa
 
 
 def route_files(
-    files: Mapping[str, str], stages: int, device: Device, folder: Path, seed: int = 1, timeout_s: float = 600
+    files: Mapping[str, str],
+    stages: int,
+    device: Device,
+    folder: Path,
+    seed: int = 1,
+    timeout_s: float = 600,
+    *,
+    ii: int = 1,
+    origin: str = Routed.origin,
 ) -> Routed:
     """Synthesize, place, route and pack the module `top` of some files; raises as `route`."""
     tools = {name: need_tool(name) for name in ("yosys", "nextpnr-ecp5", "ecppack")}
     for name, text in files.items():
         (folder / name).write_text(text)
     sources = " ".join(sorted(name for name in files if name.endswith(".v")))
-    script = f"read_verilog {sources}; synth_ecp5 -top top -json top.json"
-    synthesis = run_tool("synthesis", [tools["yosys"], "-p", script], folder, timeout_s)
+    synthesis = run_tool("synthesis", [tools["yosys"], "-p", script(sources, folder)], folder, timeout_s)
+    open_ends(folder / "top.json")
     placed = run_tool(
         "route",
         [
@@ -93,7 +102,7 @@ def route_files(
     return Routed(
         device, seed, counts["TRELLIS_COMB"][0], counts["TRELLIS_COMB"][1], counts["TRELLIS_FF"][0],
         counts["DP16KD"][0], counts["MULT18X18D"][0], last_fmax(placed.log), stages,
-        round(synthesis.seconds, 1), round(placed.seconds, 1), (folder / "top.bit").read_bytes(),
+        round(synthesis.seconds, 1), round(placed.seconds, 1), (folder / "top.bit").read_bytes(), ii, origin,
     )  # fmt: skip
 
 

@@ -277,8 +277,9 @@ def _thresholds(program: Program) -> tuple[tuple[tuple[int, ...], ...], dict[tup
 def _compared(one: Instruction, channel: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """Return the thresholds as `rtl/requant.v` compares them, and one that is never reached."""
     task = one.task
-    assert task is not None and task.requant is not None, f"{one.name} has no quantizer"
-    quantizer = task.requant
+    quantizer = None if task is None else task.requant
+    assert task is not None, f"{one.name} is an input"
+    assert quantizer is not None, f"{one.name} has no quantizer"
     row = 0 if quantizer.thresholds.shape[0] == 1 else channel
     sign = int(quantizer.sign[row])
     low, high = int(task.low.min()), int(task.high.max())

@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class _Limits:
-    """Lower limits `factor * at + bias >= up * 2^shift`, upper ones `factor * before + bias < down * 2^shift`."""
+    """Limits `factor * at + bias >= up * 2^shift` and `factor * before + bias < down * 2^shift`."""
 
     at: Ints
     up: Ints
@@ -61,7 +61,8 @@ def find_lines(thresholds: Ints, low: Ints, high: Ints) -> list[Line | None]:
 
     Args:
         thresholds: ascending [rows, levels].
-        low, high: [rows], bounds of the accumulator.
+        low: [rows], least accumulator.
+        high: [rows], largest accumulator.
     """
     lines = _fit(thresholds, low, high, 0)
     for i in (i for i, line in enumerate(lines) if line is None):

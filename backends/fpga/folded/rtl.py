@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 
-from ..verilog import CORE
 from .image import Image
 from .program import Program
 
@@ -16,13 +16,20 @@ def files_of(program: Program, image: Image) -> dict[str, str]:
     w, units = image.widths, program.folding.units
     folder = resources.files(__package__) / "rtl"
     files = {f"folded_{name}": (folder / name).read_text() for name in _MODULES}
-    files["model.v"] = top(program, image)
+    files["top.v"] = top(program, image)
     files["model_program.hex"] = _hex(image.program, w.word)
     files["model_weights.hex"] = _hex(image.weights, w.weight * program.folding.lanes)
     files["model_rows.hex"] = _hex(image.rows, w.row * units)
     for unit, table in enumerate(image.thresholds):
         files[f"model_thresholds_{unit}.hex"] = _hex(table, w.sum)
     return files
+
+
+def whole(files: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the files of an artifact: all modules in `model.v`, `top` among them, and the tables."""
+    modules = [files[name] for name in sorted(files) if name.endswith(".v")]
+    tables = {name: text.encode() for name, text in files.items() if name.endswith(".hex")}
+    return {"model.v": "\n".join(modules).encode(), **tables}
 
 
 def _hex(words: tuple[int, ...], bits: int) -> str:
@@ -46,11 +53,11 @@ def parameters(program: Program, image: Image) -> dict[str, int]:
 
 
 def top(program: Program, image: Image) -> str:
-    """Return the module `model`: the engine with its parameters."""
+    """Return the module `top`: the engine with its parameters."""
     w, units = image.widths, program.folding.units
     values = ",\n".join(f"    .{name}({value})" for name, value in parameters(program, image).items())
-    return f"""// {units} values of {w.value} bits in per clock while in_ready, {units} results of {w.result} bits out at out_valid.
-module {CORE}(
+    return f"""// {units} values of {w.value} bits in, {units} of {w.result} bits out.
+module top(
   input clk, input rst,
   input in_valid, output in_ready, input [{units * w.value - 1}:0] in_data,
   output idle, output out_valid, output [{units * w.result - 1}:0] out_data

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..graph import Ints
 from ..simulation import build_and_run, to_bits
-from ..verilog import CORE
 from .image import Image
 from .program import Program
 from .stream import enter, leave, leaving_clocks
@@ -32,7 +31,8 @@ def simulate_engine(
     """Run samples through the Verilog.
 
     Args:
-        program, image: what `files` were made from.
+        program: what `files` were made from.
+        image: likewise.
         files: of `rtl.files_of`.
         codes: integers of the input wires, [N, *shape].
         tool: `verilator` or `iverilog`.
@@ -90,7 +90,7 @@ module bench;
   wire [{units * result - 1}:0] out_data;
   wire valid = sent < {beats} && ({offered});
   wire [{units * value - 1}:0] data = samples[sent < {beats} ? sent : 0];
-  {CORE} core(.clk(clk), .rst(rst), .in_valid(valid), .in_ready(ready), .in_data(data),
+  top engine(.clk(clk), .rst(rst), .in_valid(valid), .in_ready(ready), .in_data(data),
     .idle(idle), .out_valid(out_valid), .out_data(out_data));
   initial begin
     $readmemb("samples.txt", samples);
