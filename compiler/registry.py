@@ -57,6 +57,7 @@ PASSES: PassTable = {
     "estimate-channels": _pass("prune.estimate_channels", "EstimateChannels"),
     "prune-datafree": _pass("prune.datafree", "PruneDatafree"),
     "prune-channels": _pass("prune.channels", "PruneChannels"),
+    "prune-silent": _pass("prune.silent", "PruneSilent"),
     "reconstruct": _pass("prune.reconstruct", "Reconstruct"),
     "bias-correct": _pass("prune.bias", "BiasCorrect"),
     "renormalize": _pass("prune.renormalize", "Renormalize"),
@@ -78,6 +79,7 @@ BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "cpu": _backend("cpu.backend", "CpuBackend"),
     "event": _backend("event.backend", "EventBackend"),
     "fpga": _backend("fpga.backend", "FpgaBackend"),
+    "gpu": _backend("gpu.backend", "GpuBackend"),
     "nir": _backend("event.nir.backend", "NirBackend"),
     "reference": _backend("reference.backend", "ReferenceBackend"),
 }
