@@ -65,6 +65,13 @@ class DeltaGraph:
         self._steps = (DeltaStep * len(steps))(*steps)
         self._staged = {e.population: Place.of(e.shape, (e.low, e.high)) for e in graph.inputs}
 
+        self._entries = [self._entry(name) for name in self._staged]
+
+    def _entry(self, name: str) -> tuple[object, int, int, int, int]:
+        place, staged = self._native.place(name), self._staged[name]
+        pixels = place.array.shape[0] * place.array.shape[1]
+        return ctypes.byref(self._changes[name]), place.address, staged.address, pixels, place.pitch
+
     def reset(self) -> None:
         """Forget all frames; the next one is computed whole."""
         for step in self._steps:
@@ -83,12 +90,9 @@ class DeltaGraph:
 
     def advance(self) -> None:
         """Run on what lies in the staged places."""
-        c = self._native.library
-        for name, staged in self._staged.items():
-            place, change = self._native.place(name), self._changes[name]
-            pixels = place.array.shape[0] * place.array.shape[1]
-            c.pared_event_input(ctypes.byref(change), place.address, staged.address, pixels, place.pitch)
-        c.pared_event_delta(self._steps, len(self._steps), self._native.scratch)
+        for entry in self._entries:
+            self._native.library.pared_event_input(*entry)
+        self._native.library.pared_event_delta(self._steps, len(self._steps), self._native.scratch)
 
     def counts(self, population: str) -> Integers:
         """Return what a population holds now, in ONNX order."""
@@ -102,6 +106,10 @@ class DeltaGraph:
             ran = RAN[step.ran] if step.ran < 3 else one.ran
             found[name] = LayerWork(one.changes + step.changes, one.operations + step.work, ran)
         return found
+
+    def totals(self) -> tuple[int, int]:
+        """Return changes and operations of all frames and layers."""
+        return sum(step.all_changes for step in self._steps), sum(step.all_work for step in self._steps)
 
     def _change(self, place: Place) -> Change:
         rows, columns, pitch = place.array.shape
@@ -140,6 +148,7 @@ class NumpyDeltas:
         self._counts: Counts = {}
         self._totals: Counts = {}
         self._work: dict[str, LayerWork] = {}
+        self._all = (0, 0)
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -151,6 +160,8 @@ class NumpyDeltas:
         self._counts = {name: np.asarray(array, np.int64)[None] for name, array in counts.items()}
         for layer in self.graph.layers:
             self._advance(layer, before)
+            one = self._work[layer.name]
+            self._all = (self._all[0] + one.changes, self._all[1] + one.operations)
         return {output.layer: self._counts[output.layer][0] for output in self.graph.outputs}
 
     def counts(self, population: str) -> Integers:
@@ -160,6 +171,10 @@ class NumpyDeltas:
     def work(self) -> dict[str, LayerWork]:
         """Return what the last frame cost, by layer."""
         return dict(self._work)
+
+    def totals(self) -> tuple[int, int]:
+        """Return changes and operations of all frames and layers."""
+        return self._all
 
     def _advance(self, layer: Layer, before: Counts) -> None:
         whole = not before or any(isinstance(c.synapses, MaxPool) for c in layer.connections)

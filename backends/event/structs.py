@@ -58,7 +58,7 @@ class DeltaStep(ctypes.Structure):
         ("layer", Step),
         *((name, ctypes.POINTER(Change)) for name in ("source", "source2", "target")),
         *((name, ctypes.c_void_p) for name in ("sums", "touched")),
-        *((name, ctypes.c_int64) for name in ("fresh", "changes", "work", "ran")),
+        *((name, ctypes.c_int64) for name in ("fresh", "changes", "work", "ran", "all_changes", "all_work")),
     )
 
 

@@ -18,7 +18,7 @@ typedef struct {
     int32_t *sums;     // of products: [pixels][outputs], what readouts show
     uint8_t *touched;  // per output pixel
     int64_t fresh;     // the accumulators hold nothing yet
-    int64_t changes, work, ran;
+    int64_t changes, work, ran, all_changes, all_work;
 } DeltaLayer;
 
 enum { RAN_CHANGES, RAN_EVENTS, RAN_DENSE, RAN_NOTHING };
@@ -49,7 +49,17 @@ static void note(Change *c, const void *now, const void *old, int64_t pixel, int
         }
     } else {
         const uint8_t *x = now, *y = old;
-        for (int32_t i = 0; i < some; i++) {
+        int32_t i = 0;
+#if VNNI
+        for (; i < some; i += 64) {
+            __mmask64 inside = some - i >= 64 ? ~0ULL : (1ULL << (some - i)) - 1;
+            __m512i a = _mm512_maskz_loadu_epi8(inside, x + i), b = _mm512_maskz_loadu_epi8(inside, y + i);
+            _mm512_mask_storeu_epi8(c->plus + at + i, inside, _mm512_subs_epu8(a, b));
+            _mm512_mask_storeu_epi8(c->minus + at + i, inside, _mm512_subs_epu8(b, a));
+            found += __builtin_popcountll(_mm512_cmpneq_epi8_mask(a, b));
+        }
+#endif
+        for (; i < some; i++) {
             c->plus[at + i] = (uint8_t)(x[i] > y[i] ? x[i] - y[i] : 0);
             c->minus[at + i] = (uint8_t)(x[i] < y[i] ? y[i] - x[i] : 0);
             found += x[i] != y[i];
@@ -227,7 +237,10 @@ static void step_delta(DeltaLayer *d, Scratch *s) {
 }
 
 void pared_event_delta(DeltaLayer *layers, int32_t count, Scratch *s) {
-    for (int32_t i = 0; i < count; i++) step_delta(layers + i, s);
+    for (int32_t i = 0; i < count; i++) {
+        step_delta(layers + i, s);
+        layers[i].all_changes += layers[i].changes, layers[i].all_work += layers[i].work;
+    }
 }
 
 int pared_event_delta_bytes(void) { return (int)sizeof(DeltaLayer); }

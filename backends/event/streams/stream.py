@@ -12,7 +12,6 @@ import numpy as np
 from ....compiler.backend import Array
 from ....compiler.errors import DataError, UnsupportedOp
 from ....compiler.streams import Events, StreamStep
-from ..delta import LayerWork
 from ..graph import EventGraph, Input, Integers
 from ..simulate import encode, reals
 from .clock import Clock
@@ -34,8 +33,8 @@ class Deltas(Protocol):
     def reset(self) -> None:
         """Forget all frames."""
 
-    def work(self) -> Mapping[str, LayerWork]:
-        """Return what the last frame cost."""
+    def totals(self) -> tuple[int, int]:
+        """Return changes and operations of all frames and layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +74,14 @@ class Stream:
         self._resolution: tuple[int, int] | None = None
         self._levels = _levels(self._entry)
         self._frames = 0
-        names = ("events", "used", "out_of_range", "saturated", "windows", "changes", "operations")
+        names = ("events", "used", "out_of_range", "saturated", "windows")
         self._counts = dict.fromkeys(names, 0)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Counters since the stream was opened."""
-        return {**self._counts, **self._clock.counts}
+        changes, operations = self._deltas.totals()
+        return {**self._counts, **self._clock.counts, "changes": changes, "operations": operations}
 
     def reset(self) -> None:
         """Forget all frames, the open window and the time, but no counter."""
@@ -144,9 +144,10 @@ class Stream:
                 f"a frame of {frame.dtype}{list(frame.shape)}; input {entry.name!r} takes {wanted} numbers",
                 f"give frames of shape {entry.fed or entry.shape}",
             )
-        found, changes = self._run(self._encoded(frame))
+        before = self._deltas.totals()[0]
+        found = self._run(self._encoded(frame))
         self._frames += 1
-        return StreamStep(self._frames - 1, changes, found)
+        return StreamStep(self._frames - 1, self._deltas.totals()[0] - before, found)
 
     def _encoded(self, frame: Array) -> Integers:
         """Return a frame's counts; integers beyond the input's range are cut, and counted."""
@@ -219,18 +220,14 @@ class Stream:
         most = len(self._levels) - 1
         self._counts["saturated"] += int(np.maximum(window.elements - most, 0).sum())
         counts = self._levels[np.minimum(window.elements, most)].reshape(self._entry.shape)
-        outputs, _ = self._run(counts)
+        outputs = self._run(counts)
         self._counts["windows"] += 1
         return StreamStep((window.number + 1) * self._window_us, window.events, outputs)
 
-    def _run(self, counts: Integers) -> tuple[dict[str, Array], int]:
+    def _run(self, counts: Integers) -> dict[str, Array]:
         found = self._deltas.step({self._entry.population: counts})
-        work = self._deltas.work().values()
-        self._counts["operations"] += sum(one.operations for one in work)
-        changes = sum(one.changes for one in work)
-        self._counts["changes"] += changes
         real = reals(self._deltas.graph, {name: array[None] for name, array in found.items()})
-        return {name: array[0] for name, array in real.items()}, changes
+        return {name: array[0] for name, array in real.items()}
 
 
 def _levels(entry: Input) -> Integers:
