@@ -65,6 +65,7 @@ KERNELS: tuple[type[OpRun], ...] = (
     own_ops.Trunc,
     own_ops.MultiThreshold,
     own_ops.DynamicBlockQuantize,
+    own_ops.Neuron,
     blocks.BlockProduct,
     integer.IntegerConv,
     integer.IntegerConvTranspose,

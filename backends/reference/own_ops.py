@@ -8,6 +8,7 @@ from ...compiler.ops.bipolar_quant import bipolar_quant
 from ...compiler.ops.common import FINN_DOMAIN, PARED_DOMAIN, QONNX_DOMAIN
 from ...compiler.ops.dynamic_blocks import LEVELS, block_steps
 from ...compiler.ops.multithreshold import multithreshold
+from ...compiler.ops.neurons import PARAMETERS, state_count, step
 from ...compiler.ops.quant import quant
 from ...compiler.ops.trunc import trunc_by_scale, trunc_by_width
 from .base import Array, Kernel, active_jitter, jittered
@@ -81,6 +82,18 @@ class DynamicBlockQuantize(Kernel):
         steps, scale = block_steps(x.astype(np.float32, copy=False), block_size)
         whole = np.clip(np.rint(jittered(self, steps, 2 * LEVELS + 1)), -LEVELS, LEVELS)
         return whole.astype(np.int8).reshape(x.shape), scale
+
+
+class Neuron(Kernel):
+    """One step of spiking neurons."""
+
+    op_domain = PARED_DOMAIN
+
+    def _run(self, x: Array, *rest: Array, kind: str = "") -> tuple[Array, ...]:
+        states = state_count(kind)
+        given = dict(zip(PARAMETERS[kind], rest[states:-1], strict=True))
+        results = step(kind, float(rest[-1]), given, x.astype(np.float32, copy=False), rest[:states])
+        return tuple(np.asarray(found) for found in results)
 
 
 class MultiThreshold(Kernel):

@@ -1,4 +1,4 @@
-"""Operators that ONNX does not have: QONNX quantizers, FINN thresholds, run-time blocks; one file per op."""
+"""Operators that ONNX does not have: quantizers of QONNX and FINN, blocks, neurons; one file per op."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx.defs import OpSchema
 
-from . import bipolar_quant, dynamic_blocks, multithreshold, quant, trunc
+from . import bipolar_quant, dynamic_blocks, multithreshold, neuron_op, quant, trunc
 from .common import FINN_DOMAIN, PARED_DOMAIN, QONNX_DOMAIN, Expander
 
 SCHEMAS: tuple[OpSchema, ...] = (
@@ -17,6 +17,7 @@ SCHEMAS: tuple[OpSchema, ...] = (
     trunc.SCHEMA,
     multithreshold.SCHEMA,
     dynamic_blocks.SCHEMA,
+    neuron_op.SCHEMA,
 )
 
 EXPANSIONS: Mapping[tuple[str, str], Callable[[ir.Node, Expander], ir.Value | Sequence[ir.Value]]] = {
@@ -25,6 +26,7 @@ EXPANSIONS: Mapping[tuple[str, str], Callable[[ir.Node, Expander], ir.Value | Se
     (QONNX_DOMAIN, "Trunc"): trunc.expand,
     (FINN_DOMAIN, "MultiThreshold"): multithreshold.expand,
     (PARED_DOMAIN, dynamic_blocks.OP): dynamic_blocks.expand,
+    (PARED_DOMAIN, neuron_op.OP): neuron_op.expand,
 }
 
 # The QONNX opset has versions 1 and 2 (they differ in Trunc, which is told apart by its inputs).

@@ -1,12 +1,6 @@
 """lava-dl's network files (`.net`, HDF5): layers in a row, integer weights, Loihi's CUBA neuron.
 
-Layout and arithmetic: https://github.com/lava-nc/lava-dl (netx) and https://github.com/lava-nc/lava (LIF,
-fixed point). Integers throughout, weights and thresholds shifted by 6 bits:
-
-    u = decay(u, iDecay) + (weights @ spikes << 6),   v = decay(v, vDecay) + u + bias
-    fires where v >= vThMant << 6; v goes to 0 there
-    decay(x, d) = sign(x) * (|x| * (4096 - d) >> 12), rounding towards zero
-
+Layout: https://github.com/lava-nc/lava-dl (netx). Arithmetic of the neurons: `compiler/ops/neurons.py`.
 Layers of type `dense` with spikes of one bit are read; input layers, which encode in software, and other
 kinds are refused. A layer takes no step here; on Loihi and in lava each delays by one.
 """
@@ -18,44 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ....compiler.errors import ModelError, UnsupportedOp
+from ....compiler.ops.neurons import LAVA
 from .hdf5 import Leaf, Tree, read_tree
-from .records import LAVA, Graph, Node
+from .records import Graph, Node
 
-_SHIFT = 6
-_UNITY = 1 << 12
-# Loihi's voltage has 24 bits and its current too; both saturate here as lava's voltage does.
-_LIMIT = 2**23 - 1
-
-
-class LavaNeuron:
-    """Neurons of one layer with their state."""
-
-    def __init__(self, node: Node, shape: tuple[int, ...]) -> None:
-        self._decays = int(node.values["iDecay"]), int(node.values["vDecay"])
-        self._threshold = int(node.values["vThMant"]) << _SHIFT
-        self._bias = np.asarray(node.values.get("bias", 0), np.int64) << _SHIFT
-        self.u, self.v = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-
-    def advance(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Take a step; x: whole sums of weights."""
-        arrived = np.rint(x).astype(np.int64) << _SHIFT
-        self.u = _wrapped(_decayed(self.u, self._decays[0]) + arrived)
-        self.v = np.clip(_decayed(self.v, self._decays[1]) + self.u + self._bias, -_LIMIT, _LIMIT)
-        fired = self.v >= self._threshold
-        self.v[fired] = 0
-        return fired.astype(np.float32)
-
-
-def _decayed(x: npt.NDArray[np.int64], decay: int) -> npt.NDArray[np.int64]:
-    return np.asarray(np.sign(x) * ((np.abs(x) * (_UNITY - decay)) >> 12), np.int64)
-
-
-def _wrapped(u: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Let currents overflow as 24 bits do."""
-    return np.asarray((u + _LIMIT + 1) % (2 * (_LIMIT + 1)) - _LIMIT - 1, np.int64)
+_UNITY = 4096
 
 
 def read_lava(path: Path) -> Graph:

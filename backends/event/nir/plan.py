@@ -60,10 +60,11 @@ class Plan:
 def make_plan(graph: Graph) -> Plan:
     """Order a graph.
 
-    A loop is cut behind a neuron: what a neuron sends back arrives one step later, as in simulators.
+    A loop is cut at the edge that leads back to where the input enters it: what it carries arrives one step
+    later, nothing in the first step, as in Norse and SpikingJelly.
 
     Raises:
-        ModelError: `nir-malformed`: shapes that do not meet, a loop without anything that keeps state.
+        ModelError: `nir-malformed`: shapes that do not meet.
         UnsupportedOp: `nir-ports`: not one input and one output.
     """
     nodes, edges = inline(graph)
@@ -150,25 +151,11 @@ def _order(
             state[name] = 2
             stack.pop()
         elif state.get(end) == 1:
-            late.add(_behind_neuron(nodes, into, (name, end)))
+            late.add((name, end))
         elif end not in state:
             state[end] = 1
             stack.append((end, iter(out[end])))
     return _sorted(done[::-1], into, late), late
-
-
-def _behind_neuron(nodes: Mapping[str, Node], into: Mapping[str, list[str]], edge: Edge) -> Edge:
-    """Move the cut of a loop back to what a neuron sends."""
-    start, end = edge
-    seen = {end}
-    while nodes[start].kind not in STATEFUL:
-        if len(into[start]) != 1 or start in seen:
-            break
-        seen.add(start)
-        start, end = into[start][0], start
-    if nodes[start].kind not in STATEFUL and not any(nodes[name].kind in STATEFUL for name in seen):
-        raise malformed(f"node {start!r}", "it is in a loop in which nothing keeps state")
-    return start, end
 
 
 def _sorted(found: list[str], into: Mapping[str, list[str]], late: set[Edge]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from ....compiler.backend import Array
+from ....compiler.ops.neurons import PARAMETERS
 
 Value: TypeAlias = Array | int | float | str
 Edge: TypeAlias = tuple[str, str]
@@ -127,11 +128,8 @@ KINDS: Final[Mapping[str, Mapping[str, Parameter]]] = {
     "CubaLIF": {**_CURRENT, **_FIRING, **_W_IN},
 }
 
-# Lava's neuron decays in 4096ths and rounds towards zero, which no NIR node says: read and run, not written.
-LAVA: Final = "lava.CUBA"
-
 # Kinds that keep something between steps.
-STATEFUL: Final = frozenset({"Delay", "I", "IF", "LI", "LIF", "CubaLI", "CubaLIF", LAVA})
+STATEFUL: Final = frozenset(PARAMETERS)
 
 
 def same(left: Graph, right: Graph) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .read import malformed
-from .records import KINDS, LAVA, Node
+from .records import KINDS, Node
 
 Shape = tuple[int, ...]
 
@@ -25,7 +25,7 @@ def size_out(node: Node, shape: Shape, where: str) -> Shape:
     if node.kind == "Flatten":
         start, end = flat_axes(node, shape, where)
         return (*shape[:start], int(np.prod(shape[start : end + 1])), *shape[end + 1 :])
-    for name in [*KINDS.get(node.kind, {}), *(["weight"] if node.kind == LAVA else [])]:
+    for name in KINDS.get(node.kind, {}):
         if node.kind in ("Input", "Output") or name not in node.values:
             continue
         if not _spreads(node.array(name).shape, shape):

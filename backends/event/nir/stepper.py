@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
+from ....compiler.backend import Array
 from ....compiler.errors import UnsupportedOp
-from .dynamics import Floats, Neuron, advance, neuron_of
-from .lava import LavaNeuron
+from ....compiler.ops import neurons
 from .plan import Plan, Step
-from .records import LAVA, Node
+from .records import Node
 from .sizes import flat_axes, pool_window, windows
 
+Floats = neurons.Floats
 Compute = Callable[[Floats], Floats]
 
-_NEURONS = frozenset({"I", "IF", "LI", "LIF", "CubaLI", "CubaLIF"})
+Advance = Callable[..., tuple[neurons.State, ...]]
 
 
 class Stepper:
@@ -23,12 +25,12 @@ class Stepper:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._neurons: dict[str, Neuron] = {}
+        self._neurons: dict[str, Advance] = {}
         self._computes: dict[str, Compute] = {}
         for step in plan.steps:
-            if step.node.kind in _NEURONS:
-                self._neurons[step.name] = neuron_of(step.node, plan.dt)
-            elif step.node.kind not in (LAVA, "Delay"):
+            if step.node.kind in neurons.PARAMETERS:
+                self._neurons[step.name] = _advance(step.node, plan.dt)
+            else:
                 self._computes[step.name] = _compute(step)
         self._late = {name for step in plan.steps for name in step.late}
         self.reset(0)
@@ -37,20 +39,12 @@ class Stepper:
         """Go to rest: all states and all spikes on their way are zero."""
         self._samples = samples
         self._values: dict[str, Floats] = {}
-        self._states: dict[str, tuple[Floats, ...]] = {}
-        self._lava: dict[str, LavaNeuron] = {}
-        self._queues: dict[str, Floats] = {}
+        self._states: dict[str, tuple[neurons.State, ...]] = {}
         shapes = {step.name: step.shape_out for step in self.plan.steps}
         self._before = {name: self._zeros(shapes[name]) for name in self._late}
         for step in self.plan.steps:
             if step.name in self._neurons:
-                zeros = self._zeros(step.shape_out)
-                self._states[step.name] = (zeros,) * self._neurons[step.name].states
-            elif step.node.kind == LAVA:
-                self._lava[step.name] = LavaNeuron(step.node, (samples, *step.shape_out))
-            elif step.node.kind == "Delay":
-                depth = int(delays(step.node, self.plan.dt).max(initial=0))
-                self._queues[step.name] = np.zeros((depth + 1, samples, *step.shape_out), np.float32)
+                self._states[step.name] = rest(step, self.plan.dt, samples)
 
     def run(self, x: Floats, *, keep: bool = False) -> Floats:
         """Run sequences [samples, steps, *shape] from rest; with `keep`, from where the last run ended."""
@@ -82,39 +76,54 @@ class Stepper:
 
     def _one(self, step: Step, x: Floats) -> Floats:
         name = step.name
-        if name in self._neurons:
-            y, self._states[name] = advance(self._neurons[name], x, self._states[name])
-            return y
-        if name in self._lava:
-            return self._lava[name].advance(x)
-        if name in self._queues:
-            return self._delay(step, x)
-        return self._computes[name](x)
-
-    def _delay(self, step: Step, x: Floats) -> Floats:
-        """Move a queue by one step and take each element from as far back as its delay says."""
-        queue = np.concatenate([x[None], self._queues[step.name][:-1]])
-        self._queues[step.name] = queue
-        back = np.broadcast_to(delays(step.node, self.plan.dt), step.shape_out)
-        index = np.broadcast_to(back, (1, *x.shape))
-        return np.asarray(np.take_along_axis(queue, index, axis=0)[0], np.float32)
+        if name not in self._neurons:
+            return self._computes[name](x)
+        y, *states = self._neurons[name](x, *self._states[name])
+        self._states[name] = tuple(states)
+        return np.asarray(y, np.float32)
 
     def _zeros(self, shape: tuple[int, ...]) -> Floats:
         return np.zeros((self._samples, *shape), np.float32)
 
 
-def delays(node: Node, dt: float) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Return delays in steps.
+def rest(step: Step, dt: float, samples: int) -> tuple[neurons.State, ...]:
+    """Return the states of a neuron at rest."""
+    shape: tuple[int, ...] = (samples, *step.shape_out)
+    if step.node.kind == neurons.DELAY:
+        return (np.zeros((queue_length(step, dt), *shape), np.float32),)
+    kind = np.int64 if step.node.kind == neurons.LAVA else np.float32
+    return (np.zeros(shape, kind),) * neurons.state_count(step.node.kind)
+
+
+def queue_length(step: Step, dt: float) -> int:
+    """Return how many steps a Delay keeps.
 
     Raises:
         UnsupportedOp: `nir-delay`: negative, or beyond what a queue should hold.
     """
-    steps = np.rint(np.asarray(node.array("delay"), np.float64) / dt)
-    if steps.min() < 0 or steps.max() > 100_000:
-        raise UnsupportedOp(
-            "nir-delay", f"delays of {steps.min():g} to {steps.max():g} steps of {dt} s", "set metadata `dt`"
-        )
-    return steps.astype(np.int64)
+    try:
+        return int(neurons.delay_steps(step.node.array("delay"), dt).max()) + 1
+    except ValueError as err:
+        raise UnsupportedOp("nir-delay", f"node {step.name!r}: {err}", "set metadata `dt`") from err
+
+
+def parameters(node: Node) -> dict[str, Array]:
+    """Return the parameters of a neuron, those that a file may leave out included."""
+    found = {name: node.array(name) for name in neurons.PARAMETERS[node.kind] if name in node.values}
+    if "v_threshold" in found:
+        found.setdefault("v_reset", np.zeros_like(found["v_threshold"]))
+    if "tau_syn" in found:
+        found.setdefault("w_in", np.ones_like(found["tau_syn"]))
+    return {name: found[name] for name in neurons.PARAMETERS[node.kind]}
+
+
+def _advance(node: Node, dt: float) -> Advance:
+    given = parameters(node)
+    if node.kind == neurons.LAVA:
+        return partial(neurons.advance_lava, given)
+    if node.kind == neurons.DELAY:
+        return partial(neurons.advance_delay, neurons.delay_steps(given["delay"], dt))
+    return partial(neurons.advance, neurons.recurrence(node.kind, given, dt))
 
 
 def _sum(parts: list[Floats]) -> Floats | None:

@@ -260,3 +260,11 @@ def test_equal_models_give_equal_files():
     first, second = (unroll(graph).graph for _ in range(2))
     assert isinstance(first, Graph)
     assert write_nir(first) == write_nir(second)
+
+
+def test_sums_of_two_fine_values_stay_where_coarse_ones_cannot_tell_them_apart():
+    left, right = np.array([0, 2**30]), np.array([0, 2**30 - 1])
+    connections = (G.Connection("x", G.OneToOne(), left), G.Connection("x", G.OneToOne(), right))
+    graph = network([("a", IMAGE, connections, [2**30])], 0, 1)
+    graph = replace(graph, layers=(replace(graph.layers[0], bias=np.zeros(1, np.int64)),))
+    assert coarsen(graph).layers[0] is graph.layers[0]
