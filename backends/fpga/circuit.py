@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ...compiler.errors import UnsupportedOp
 from .graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
 from .mst import DEPTH, multiply
+from .neurons import quantizer_of, small_neurons
 from .scaling import Scaling, find_scaling, signed_digits
 from .simulate import windows
 
@@ -74,18 +75,19 @@ class Circuit:
         return {wire.name: part.reshape(-1, *wire.shape) for wire, part in zip(wires, parts, strict=True)}
 
 
-def trace(network: Network, tree_depth: int = DEPTH) -> Circuit:
+def trace(network: Network, tree_depth: int = DEPTH, tables: bool = True) -> Circuit:
     """Return the circuit of a network.
 
     Args:
         network: integer layers.
         tree_depth: see mst.py; 0 computes the channels of binary layers without a spanning tree.
+        tables: neurons of few input bits may become truth tables, see neurons.py.
 
     Raises:
         UnsupportedOp: `fpga-too-large`: a layer with more products than can be unrolled; names it.
     """
     check_size(network)
-    return _Tracer(network, tree_depth).trace()
+    return _Tracer(network, tree_depth, tables).trace()
 
 
 def products(layer: Layer, wires: Mapping[str, Wire]) -> int:
@@ -110,10 +112,11 @@ def check_size(network: Network) -> None:
 
 
 class _Tracer:
-    def __init__(self, network: Network, tree_depth: int) -> None:
+    def __init__(self, network: Network, tree_depth: int, tables: bool) -> None:
         from da4ml.trace import FixedVariable, HWConfig
 
-        self._network, self._tree_depth = network, tree_depth
+        self._network, self._tree_depth, self._with_tables = network, tree_depth, tables
+        self._tables: dict[str, Mapping[int, FixedVariable]] = {}
         self._signals: dict[str, Signal] = {}
         self._solutions: dict[tuple[object, ...], Pipeline] = {}
         self._variable, self._hardware = FixedVariable, HWConfig(1, -1, -1)
@@ -180,7 +183,21 @@ class _Tracer:
     def _dense(self, layer: Layer) -> Signal:
         assert isinstance(layer, Dense)
         signal, bias = self._centred(layer.inputs[0])
-        return Signal(self._product(layer.weights, signal.variables), signal.gain, layer.weights @ bias)
+        tables = self._small(layer, signal, bias)
+        summed = [c for c in range(len(layer.weights)) if c not in tables]
+        sums = _objects([self._constant(0)] * len(layer.weights), layer.output.shape)
+        if summed:
+            sums[summed] = self._product(layer.weights[summed], signal.variables)
+        return Signal(sums, signal.gain, layer.weights @ bias)
+
+    def _small(self, layer: Dense, signal: Signal, bias: Ints) -> Mapping[int, FixedVariable]:
+        """Make the quantized channels that are cheaper as tables; `_requant` takes them from here."""
+        behind = quantizer_of(self._network, layer) if self._with_tables else None
+        if behind is None:
+            return {}
+        found = small_neurons(layer, behind, (signal.variables, signal.gain, bias), self._additions)
+        made = {channel: one.lookup(signal.variables) for channel, one in found.items()}
+        return self._tables.setdefault(behind.output.name, made)
 
     def _conv(self, layer: Layer) -> Signal:
         assert isinstance(layer, Conv)
@@ -245,7 +262,11 @@ class _Tracer:
         lows, highs = (np.broadcast_to(bound, wire.shape) for bound in (wire.low, wire.high))
         counts = np.empty(layer.output.shape, object)
         cache: dict[tuple[int, ...], _Counter] = {}
+        tables = self._tables.get(layer.output.name, {})
         for place in np.ndindex(*layer.output.shape):
+            if place[0] in tables:
+                counts[place] = tables[place[0]]
+                continue
             channel = 0 if layer.axis is None else place[layer.axis]
             v: FixedVariable = signal.variables[place]
             bias = int(signal.bias[place])

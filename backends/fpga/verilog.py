@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .tables import with_modules
+
 if TYPE_CHECKING:
     from da4ml.types import CombLogic
 
@@ -44,8 +46,7 @@ def write_rtl(logic: CombLogic, latency_cutoff: float) -> Rtl:
         source = Path(folder) / "src"
         paths = sorted([*source.glob("*.v"), *source.glob("static/*.v"), *source.glob("memfiles/*")])
         files = {path.name: path.read_text() for path in paths if not path.name.startswith(f"{CORE}_wrapper")}
-    if not any(name.endswith(".mem") for name in files):
-        files.pop("lookup_table.v", None)
+    files = with_modules(files)
     widths = {found[3]: int(found[2]) + 1 for found in _PORT.finditer(files[f"{CORE}.v"])}
     return Rtl(files, len(pipeline.solutions) + 1, widths["inp"], widths["out"])
 
