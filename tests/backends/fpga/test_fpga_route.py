@@ -40,7 +40,7 @@ def test_a_tiny_network_is_routed_and_runs_bit_exactly(tmp_path: Path) -> None:
 def test_a_network_that_does_not_fit_is_refused_naming_its_largest_layer(tmp_path: Path) -> None:
     pytest.importorskip("da4ml")
     target = tmp_path / "small.toml"
-    target.write_text('extends = "fpga-ecp5-25k"\nname = "small"\n[resources]\nlut = 20\n')
+    target.write_text('extends = "fpga-ecp5-25k"\nname = "small"\nengines = ["rtl"]\n[resources]\nlut = 20\n')
     with pytest.raises(ParedError, match="the largest layer is") as caught:
         pared.compile(mlp(3), target=str(target), output=tmp_path / "out")
     assert caught.value.reason == "fpga-does-not-fit"
