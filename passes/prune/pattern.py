@@ -6,7 +6,8 @@ A weight is seen as matrices `[groups, rows, k]`: rows are outputs, `k` counts t
 * `unstructured`: every weight on its own;
 * `RxC`, such as `16x1`: blocks of R consecutive rows and C consecutive inputs;
 * `N:M`, such as `2:4`: at most N of M consecutive inputs of a row stay;
-* `N:M/R`: the same with one choice for R consecutive rows; `shared32` is `2:4/32`.
+* `N:M/R`: the same with one choice for R consecutive rows; `shared32` is `2:4/32`;
+* `fan-in-N`: at most N inputs of every row stay, for neurons that are small enough to be tables.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from dataclasses import dataclass
 from ...compiler.errors import PipelineError
 
 _BLOCK = re.compile(r"(\d+)x(\d+)")
+_FAN_IN = re.compile(r"fan-in-(\d+)")
 _RATIO = re.compile(r"(\d+):(\d+)(?:/(\d+))?")
-SPELLINGS = "unstructured, 16x1 (any RxC), 2:4 (any N:M), 2:4/32 (N:M shared by rows) or shared32"
+SPELLINGS = (
+    "unstructured, 16x1 (any RxC), 2:4 (any N:M), 2:4/32 (N:M shared by rows), shared32 or fan-in-4 (any N)"
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,20 @@ class Pattern:
         columns: consecutive inputs that do; 1 for N:M.
         keep: N of N:M, else None.
         of: M of N:M, else None.
+        fan_in: inputs of a row that stay, else None; `on` makes N:M of it.
     """
 
     rows: int = 1
     columns: int = 1
     keep: int | None = None
     of: int | None = None
+    fan_in: int | None = None
+
+    def on(self, inputs: int) -> Pattern:
+        """Return the pattern on rows of so many inputs."""
+        if self.fan_in is None:
+            return self
+        return Pattern(keep=min(self.fan_in, inputs), of=inputs)
 
     @property
     def sparsity(self) -> float | None:
@@ -68,6 +80,8 @@ def parse_pattern(text: str) -> Pattern:
         if rows < 1 or columns < 1:
             raise PipelineError("prune-pattern", f"prune: pattern={text} has blocks without weights")
         return Pattern(rows, columns)
+    if (match := _FAN_IN.fullmatch(text)) and int(match[1]):
+        return Pattern(fan_in=int(match[1]))
     match = _RATIO.fullmatch(text)
     if match is None:
         raise PipelineError("prune-pattern", f"prune: unknown pattern={text!r}", f"valid: {SPELLINGS}")

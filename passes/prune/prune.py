@@ -45,7 +45,8 @@ class Prune:
         scope: where the share is reached: `global`, per `layer`, per output `row`; `auto`: row for wanda
             and refine, else layer.
         pattern: `unstructured`, `16x1` (blocks of outputs x inputs), `2:4` (at most N of M consecutive
-            inputs stay), `2:4/32` or `shared32` (one choice for 32 outputs).
+            inputs stay), `2:4/32` or `shared32` (one choice for 32 outputs), `fan-in-4` (at most 4 inputs of
+            every output stay, whatever their number).
         refine: on top of magnitude or wanda, swap pruned for kept weights: `dsnot` until the mean output
             error is small (arXiv 2310.08915); `swap` while the exact squared output error falls.
         damping: for sparsegpt, of the mean of the diagonal of second moments.
@@ -71,6 +72,12 @@ class Prune:
                 "prune-sparsity",
                 f"prune: pattern={self.pattern} has sparsity {fixed:g}, not {self.sparsity:g}",
                 "leave one of them out",
+            )
+        if pattern.fan_in is not None and (self.sparsity is not None or self.scope in ("global", "layer")):
+            raise PipelineError(
+                "prune-option",
+                f"prune: pattern={self.pattern} says how many weights of every row stay",
+                "leave out sparsity and scope",
             )
         if not 0.0 <= self.damping < 10.0:
             raise PipelineError("prune-option", f"prune: damping must be 0..10, got {self.damping:g}")
@@ -104,6 +111,8 @@ class Prune:
         """`scope` without `auto`."""
         if self.scope != "auto":
             return self.scope
+        if parse_pattern(self.pattern).fan_in is not None:
+            return "row"
         return "row" if self.criterion == "wanda" or self.refine != "none" else "layer"
 
     def apply(self, model: ir.Model, ctx: Context) -> PassStats:
@@ -168,7 +177,8 @@ class Prune:
     ) -> Iterator[tuple[Weight, Floats, Floats]]:
         for weight, inputs in stream:
             old = weight.matrix()
-            found = sparsegpt.prune(old, inputs.gram, pattern, self.level, self.pool, self.damping)
+            own = pattern.on(old.shape[-1])
+            found = sparsegpt.prune(old, inputs.gram, own, self.level, self.pool, self.damping)
             if found.raised:
                 stats.notes.append(
                     f"prune: second moments at {weight.name!r} are singular, damping raised from "
@@ -184,10 +194,11 @@ class Prune:
         pools = [weights] if self.pool == "global" else [[weight] for weight in weights]
         for pool in pools:
             scores = [self._scores(weight.matrix(), seen.get(weight.value)) for weight in pool]
-            for weight, gone in zip(pool, select(scores, pattern, self.level, self.pool), strict=True):
+            own = pattern.on(scores[0].shape[-1])  # of a pool of one, where it matters
+            for weight, gone in zip(pool, select(scores, own, self.level, self.pool), strict=True):
                 old = weight.matrix()
                 if self.refine != "none":
-                    gone = _refined(self.refine, old, gone, seen[weight.value], pattern.step)
+                    gone = _refined(self.refine, old, gone, seen[weight.value], own.step)
                 yield weight, old, np.where(gone, 0.0, old)
 
     def _scores(self, matrix: Floats, inputs: Moments | None) -> Floats:

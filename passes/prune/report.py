@@ -55,7 +55,7 @@ class Report:
                 nonzeros=nonzeros,
                 sparsity=round(1.0 - nonzeros / max(matrix.size, 1), 6),
                 dense_bytes=array.nbytes,
-                stored_bytes=stored_bytes(matrix, array.itemsize, self.pattern),
+                stored_bytes=stored_bytes(matrix, array.itemsize, self.pattern.on(matrix.shape[-1])),
             )
         )
 

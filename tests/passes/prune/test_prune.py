@@ -87,6 +87,24 @@ def test_at_most_n_of_m_inputs_stay(
         assert np.all((group != 0).sum(axis=1) == min(keep, group.shape[1]))
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("refine", ["none", "dsnot"])
+def test_every_output_keeps_as_many_inputs_as_it_may(criterion: str, refine: str) -> None:
+    if (criterion, refine) == ("sparsegpt", "dsnot"):
+        return
+    model = mlp(sizes=(21, 6, 3))
+    text = f"prune{{criterion={criterion} pattern=fan-in-4 refine={refine}}}"
+    found = run(model, text, samples(model, 16))
+    for name in ("w0", "w1"):
+        assert np.all((weight(found, name) != 0).sum(axis=0) == 4)  # Gemm stores [inputs, outputs]
+
+
+def test_a_fan_in_of_all_inputs_changes_nothing() -> None:
+    model = mlp(sizes=(5, 6, 3))
+    found = run(model, "prune{pattern=fan-in-9}", samples(model, 16))
+    assert all(np.array_equal(weight(found, name), weight(model, name)) for name in ("w0", "w1"))
+
+
 def test_blocks_go_as_a_whole() -> None:
     model = mlp(sizes=(24, 32, 10))
     blocks = weight(run(model, "prune{pattern=16x1 sparsity=0.75}"), "w0").T.reshape(2, 16, 24)
@@ -304,6 +322,9 @@ def test_excluded_layers_stay() -> None:
         ({"refine": "dsnot", "pattern": "16x1"}, "prune-option"),
         ({"refine": "swap", "scope": "global"}, "prune-option"),
         ({"damping": -1.0}, "prune-option"),
+        ({"pattern": "fan-in-0"}, "prune-pattern"),
+        ({"pattern": "fan-in-4", "sparsity": 0.5}, "prune-option"),
+        ({"pattern": "fan-in-4", "scope": "layer"}, "prune-option"),
     ],
 )
 def test_impossible_options_are_errors_that_name_the_place(options: dict[str, object], reason: str) -> None:
