@@ -66,7 +66,7 @@ class _Reader:
         grid = grid_of(node)
         held = [state for state in states if isinstance(state, Held)]
         if any(isinstance(state, _Tail) for state in states) or len(held) not in (0, len(states)):
-            self._behind(node, grid, states)
+            self._behind(node, states)
         elif grid is not None:
             self._quantizer(node, grid, held)
         elif node.op_type == "DequantizeLinear":
@@ -80,12 +80,15 @@ class _Reader:
         for value in node.outputs:
             self.states[value] = state
 
-    def _behind(self, node: ir.Node, grid: Grid | None, states: Sequence[_State]) -> None:
-        """Leave a node behind what the circuit does not compute to the host, unless it is a layer."""
+    def _behind(self, node: ir.Node, states: Sequence[_State]) -> None:
+        """Leave a node behind what the circuit does not compute to the host, unless it is a layer.
+
+        Quantizers too: onnxruntime's tool puts a pair of them behind the last Softmax.
+        """
         why = next(
             (state.why for state in states if isinstance(state, _Tail) and state.why is not None), None
         )
-        if grid is not None or _is_layer(node):
+        if _is_layer(node):
             raise why or UnsupportedOp(
                 "fpga-float-between",
                 at(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from fpga_models import binary, mlp, model, qdq_conv, quant, residual
@@ -90,16 +91,28 @@ def test_float_weights_are_refused_by_name() -> None:
     assert caught.value.reason == "fpga-weights"
 
 
-def test_a_float_operator_between_integers_is_refused() -> None:
-    arrays = {"s": np.float32(0.25), "zero": np.float32(0), "b": np.float32(4)}
+def between(*last: onnx.NodeProto) -> ir.Model:
+    arrays = {
+        "s": np.float32(0.25), "zero": np.float32(0), "b": np.float32(4), "w": np.eye(4, dtype=np.float32),
+    }  # fmt: skip
     nodes = [
         quant("x", "xq", "s", "b", signed=1, narrow=0),
-        helper.make_node("Softmax", ["xq"], ["p"]),
-        quant("p", "y", "s", "b", signed=0, narrow=0),
+        helper.make_node("MatMul", ["xq", "w"], ["h"]),
+        helper.make_node("Softmax", ["h"], ["p"]),
+        quant("p", "q", "s", "b", signed=0, narrow=0),
     ]
+    return model([*nodes, *last], arrays, [4], [4])
+
+
+def test_a_float_operator_between_layers_is_refused() -> None:
     with pytest.raises(UnsupportedOp, match="Softmax") as caught:
-        read_network(model(nodes, arrays, [4], [4]))
+        read_network(between(helper.make_node("MatMul", ["q", "w"], ["y"])))
     assert caught.value.reason == "fpga-op"
+
+
+def test_a_quantizer_behind_the_last_float_operator_runs_on_the_host() -> None:
+    net = between(helper.make_node("Identity", ["q"], ["y"]))
+    assert differing(net, samples(net, 50, 0)) == 0
 
 
 def test_float_operators_behind_the_last_integer_run_on_the_host() -> None:
