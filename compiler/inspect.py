@@ -150,14 +150,12 @@ def inspect_model(
     Raises:
         ModelError: the file cannot be imported.
     """
-    import onnx_ir as ir
-
     from .ir.export import signature_of
     from .ir.importer import import_model
     from .ir.stats import count
 
     imported = import_model(path, shapes)
-    raw = ir.load(path)
+    raw = _as_written(path)
     raw_ops = _histogram(raw)
     counts, signature = count(imported.model), signature_of(imported.model)
     return InspectReport(
@@ -181,6 +179,18 @@ def inspect_model(
         targets=tuple(check_target(imported.model, t, backends[t.backend]) for t in targets),
         notes=tuple(imported.notes),
     )
+
+
+def _as_written(path: Path) -> ir.Model:
+    """Return the model before import changes it."""
+    import onnx_ir as ir
+
+    from .ir.importer import read_file
+    from .registry import foreign_reader
+
+    if foreign_reader(path) is None:
+        return ir.load(path)
+    return ir.serde.deserialize_model(read_file(path, []).proto)
 
 
 def check_target(model: ir.Model, target: Target, backend: Backend) -> TargetCheck:

@@ -7,14 +7,20 @@ places in `compiler/` that look into `passes/` and `backends/`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from .backend import Backend, BoundDeriver
 from .pass_api import Pass, PassTable
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
+
+
+# Reads a file as an ONNX model, with notes for the user.
+ForeignReader: TypeAlias = "Callable[[Path], tuple[onnx.ModelProto, Sequence[str]]]"
 
 
 def _pass(module: str, cls: str) -> Callable[[], type[Pass]]:
@@ -83,6 +89,22 @@ BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "nir": _backend("event.nir.backend", "NirBackend"),
     "reference": _backend("reference.backend", "ReferenceBackend"),
 }
+
+
+# Network files that are no ONNX, by suffix.
+READERS: Mapping[str, str] = {
+    ".nir": "pared.backends.event.nir.importer:import_nir",
+    ".net": "pared.backends.event.nir.importer:import_lava",
+}
+
+
+def foreign_reader(path: Path) -> ForeignReader | None:
+    """Return the reader of a network file that is no ONNX, told by its suffix; None for all others."""
+    found = READERS.get(path.suffix.lower())
+    if found is None:
+        return None
+    module, _, name = found.partition(":")
+    return cast("ForeignReader", getattr(importlib.import_module(module), name))
 
 
 def bound_deriver(model: ir.Model, seed: int) -> BoundDeriver:

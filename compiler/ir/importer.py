@@ -20,7 +20,7 @@ from .operators import check_operators
 from .prepare import prepare
 from .qoperator import expand_qoperators
 from .shapes import infer_shapes
-from .source import Source, read_bytes, read_path, read_proto
+from .source import Source, file_digest, read_bytes, read_path, read_proto
 from .text import fingerprint
 from .upgrade import TARGET_OPSET, upgrade_opset
 from .value_sizes import check_value_sizes
@@ -55,7 +55,7 @@ def import_model(source: ModelSource, shapes: Shapes | None = None) -> Imported:
     """Read, check and canonicalize a model; the caller's object is not changed.
 
     Args:
-        source: path of an .onnx file, its bytes, a ModelProto or an ir.Model.
+        source: path of an .onnx file (or .nir, .net), its bytes, a ModelProto or an ir.Model.
         shapes: input name -> sizes, to bind dynamic dimensions; a string keeps one symbolic.
 
     Raises:
@@ -70,7 +70,7 @@ def import_model(source: ModelSource, shapes: Shapes | None = None) -> Imported:
         model, digest = source.clone(), fingerprint(source)
         _canonicalize(model, shapes or {}, notes)
         return Imported(model, digest, notes=notes)
-    read = _read(source)
+    read = _read(source, notes)
     check_proto(read.proto)
     external = check_external(read)
     inline_functions(read.proto)
@@ -80,18 +80,34 @@ def import_model(source: ModelSource, shapes: Shapes | None = None) -> Imported:
     return Imported(model, read.sha256, read.path, external, notes)
 
 
-def _read(source: str | Path | bytes | onnx.ModelProto) -> Source:
+def _read(source: str | Path | bytes | onnx.ModelProto, notes: list[str]) -> Source:
     if isinstance(source, onnx.ModelProto):
         return read_proto(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return read_bytes(bytes(source))
     if isinstance(source, str | Path):
-        return read_path(Path(source))
+        return read_file(Path(source), notes)
     raise ModelError(
         "not-a-model",
         f"a model was needed, got {type(source).__name__}",
         "give a path, bytes, an onnx.ModelProto or an onnx_ir.Model",
     )
+
+
+def read_file(path: Path, notes: list[str]) -> Source:
+    """Read a model file; networks of other formats (`.nir`, `.net`) come as the ONNX that they are made into.
+
+    Raises:
+        ModelError: what `read_path` raises, or the reader of the format.
+    """
+    from ..registry import foreign_reader
+
+    reader = foreign_reader(path)
+    if reader is None:
+        return read_path(path)
+    proto, told = reader(path)
+    notes += told
+    return Source(proto, file_digest(path), path)
 
 
 def _deserialize(read: Source) -> ir.Model:

@@ -24,6 +24,9 @@ MODEL = "model.nir"
 REPORT = "nir.json"
 _NAMES = "names.json"
 
+# What networks over time have beyond layers: the Scan, states at rest, neurons, comparisons.
+_OVER_TIME = frozenset(["Scan", "Shape", "ConstantOfShape", "Greater", "Cast", "Neuron"])
+
 
 class NirBackend:
     """Writes quantized models in NIR's portable nodes, and networks that came as NIR as they are."""
@@ -31,10 +34,12 @@ class NirBackend:
     name: ClassVar[str] = "nir"
 
     def supports(self, node: ir.Node, target: Target) -> Verdict:
-        """Take what event layers are made of; what surrounds a node is judged by `lower`."""
+        """Take what event layers and networks over time are made of; `lower` judges the graph as a whole."""
         from ..backend import EventBackend
 
-        return EventBackend().supports(node, target)
+        verdict = EventBackend().supports(node, target)
+        over_time = target.allows(node).ok and node.op_type in _OVER_TIME
+        return Verdict.yes() if over_time else verdict
 
     def engines(self, target: Target) -> Sequence[str]:
         """Return the target's engines, preferred first."""
@@ -51,12 +56,16 @@ class NirBackend:
         from ..lower import notes
         from ..read import read
         from .encoding import FILE, encoding_of, write_encoding
+        from .from_onnx import scan_of
         from .hdf5 import need_h5py
         from .unary import unroll
         from .write import write_nir
 
         _known(engine)
         need_h5py()
+        scan = scan_of(model)
+        if scan is not None:
+            return _over_time(model, scan, engine)
         graph = read(model)
         ctx.check_cancelled()
         unrolled = unroll(graph)
@@ -79,6 +88,21 @@ class NirBackend:
 
         _known(engine)
         return load(folder / MODEL)
+
+
+def _over_time(model: ir.Model, scan: ir.Node, engine: str) -> Payload:
+    """Write a network that runs over time, as it came from NIR."""
+    from .from_onnx import from_onnx
+    from .plan import make_plan
+    from .write import write_nir
+
+    graph = from_onnx(scan)
+    plan = make_plan(graph)
+    plain, names = _reference(model)
+    layers: list[Json] = [{"name": step.name, "kind": step.node.kind} for step in plan.steps]
+    report: dict[str, Json] = {"dt": plan.dt, "layers": layers}
+    files = {MODEL: write_nir(graph), "model.onnx": plain}
+    return Payload(engine, files, {}, {REPORT: json.dumps(report, indent=1) + "\n", _NAMES: names})
 
 
 def _known(engine: str) -> None:
