@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..reference import Evaluator
 from .graph import Ints, Network, Wire
+from .weights import is_whole
 
 Array = npt.NDArray[np.generic]
 
@@ -39,12 +40,12 @@ class Host:
 
 
 def _codes(wire: Wire, real: Array) -> Ints:
-    q = real if real.dtype.kind in "iu" else np.rint(real.astype(np.float64) / wire.unit) + wire.zero
+    q = real if is_whole(real.dtype) else np.rint(real.astype(np.float64) / wire.unit) + wire.zero
     return q.astype(np.int64).reshape(-1, *wire.shape)
 
 
 def real_of(wire: Wire, q: Ints, dtype: np.dtype[np.generic]) -> Array:
     """Return the reals that integers stand for, rounded once; integer types get the integers."""
-    if dtype.kind in "iu":
+    if is_whole(dtype):
         return q.astype(dtype)
     return np.asarray(wire.unit * (q - wire.zero) + wire.offset, np.float64).astype(dtype)

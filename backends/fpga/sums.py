@@ -39,7 +39,8 @@ def find_factors(
 ) -> tuple[tuple[int, int], tuple[Ints, Singles]] | None:
     """Return factors of both operands, and for every sum of theirs a real that stands for it.
 
-    None where too many pairs, no quantizer behind the sum, or no factors keep the order.
+    None where too many pairs, no quantizer behind the sum or one of each channel, or no factors keep the
+    order.
     """
     behind = quantizer_behind(total)
     a, b = (np.arange(w.least, w.most + 1, w.step, dtype=np.int64) - w.zero for w in (left, right))
@@ -48,6 +49,8 @@ def find_factors(
     units = np.float32(left.unit), np.float32(right.unit)
     reals = np.add.outer(a.astype(np.float32) * units[0], b.astype(np.float32) * units[1]).reshape(-1)
     codes = _codes(reals, total, *behind)
+    if codes is None:
+        return None
     for shift in range(_MOST_SHIFT + 1):
         scale = 2.0**shift / float(min(units))
         factors = round(float(units[0]) * scale), round(float(units[1]) * scale)
@@ -59,10 +62,12 @@ def find_factors(
     return None
 
 
-def _codes(reals: Singles, total: ir.Value, quantizer: ir.Node, grid: Grid) -> Ints:
+def _codes(reals: Singles, total: ir.Value, quantizer: ir.Node, grid: Grid) -> Ints | None:
+    """Return a code for each real; None where they depend on the channel."""
     rank = 1 if total.shape is None else len(total.shape)
     data = np.ascontiguousarray(reals.reshape(-1, *[1] * (rank - 1)))
-    return grid.codes(Function(total, quantizer.outputs[0])(data)).reshape(-1)
+    got = Function(total, quantizer.outputs[0])(data)
+    return grid.codes(got).reshape(-1) if got.size == reals.size else None
 
 
 def _keeps_order(sums: Ints, codes: Ints) -> bool:

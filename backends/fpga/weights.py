@@ -106,9 +106,14 @@ class Grid:
 
     def codes(self, real: Array) -> Ints:
         """Return the integers behind quantized reals; integers stay."""
-        if real.dtype.kind in "iu":
+        if is_whole(real.dtype):
             return real.astype(np.int64)
         return np.rint(real.astype(np.float64) / self.unit).astype(np.int64) + self.zero
+
+
+def is_whole(dtype: np.dtype[np.generic]) -> bool:
+    """Say whether a type holds integers, of four bits too, which NumPy does not count as such."""
+    return dtype.kind in "iu" or dtype.name.removeprefix("u").startswith("int")
 
 
 def grid_of(node: ir.Node) -> Grid | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -138,3 +139,41 @@ def test_wide_accumulators_are_refused() -> None:
     with pytest.raises(UnsupportedOp, match="over 32 bits") as caught:
         read_network(model(nodes, arrays, [70000], [1]))
     assert caught.value.reason == "fpga-overflow"
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4"])
+def test_activations_of_four_bits_with_a_zero_point_are_bit_exact(name: str) -> None:
+    kind = getattr(ml_dtypes, name)
+    arrays = {
+        "s": np.float32(0.3), "z": np.array(3, kind), "t": np.float32(0.7), "u": np.array(6, kind),
+        "w": np.array([[3, -1, 2], [1, 1, -4], [0, 2, 5], [-2, 1, 1]], np.int8), "ws": np.float32(0.25),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["h"]),
+        helper.make_node("QuantizeLinear", ["h", "t", "u"], ["hq"]),
+        helper.make_node("DequantizeLinear", ["hq", "t", "u"], ["y"]),
+    ]
+    net = model(nodes, arrays, [4], [3])
+    assert differing(net, samples(net, 200, 0)) == 0
+
+
+def test_sums_that_are_quantized_differently_per_channel_are_bit_exact() -> None:
+    arrays = {
+        "s": np.float32(0.5), "t": np.float32(0.25), "z": np.int8(0), "u": np.float32(1), "v": np.int8(4),
+        "c": np.array([0.5, -1.5, 3.0], np.float32).reshape(3, 1),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["aq"]),
+        helper.make_node("DequantizeLinear", ["aq", "s", "z"], ["a"]),
+        helper.make_node("QuantizeLinear", ["x", "t", "z"], ["bq"]),
+        helper.make_node("DequantizeLinear", ["bq", "t", "z"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Mul", ["sum", "c"], ["scaled"]),
+        helper.make_node("QuantizeLinear", ["scaled", "u", "v"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "u", "v"], ["y"]),
+    ]
+    net = model(nodes, arrays, [3, 5], [3, 5])
+    assert differing(net, samples(net, 100, 0)) == 0
