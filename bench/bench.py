@@ -15,10 +15,11 @@ import numpy as np
 from ..compiler.artifact.read import Artifact, open_artifact
 from ..compiler.backend import Array, Port, Signature
 from ..compiler.data import Samples, Source, open_samples
-from ..compiler.errors import DataError, ModelError, PipelineError
+from ..compiler.errors import DataError, ModelError, PipelineError, TargetError
 from ..compiler.machine import Machine, find_machine
 from ..compiler.ort import usable_cores
 from ..compiler.records import Metric, Origin
+from ..compiler.target import Target
 from .energy import measure_energy
 from .meter import PERCENTILES, Comparison, Latency, Progress, Ratio, compare_latency, pinned
 from .peers import DEFAULT_PEERS, OWN, check_peers, make_runner
@@ -112,6 +113,7 @@ def bench_artifact(
     threads = threads if threads is not None else usable_cores()
     _check_numbers(iterations, warmup, duration, threads, batch, percentiles)
     artifact = path if isinstance(path, Artifact) else open_artifact(path)
+    _check_device(artifact)
     names = tuple(DEFAULT_PEERS if peers is None else dict.fromkeys(peers))
     check_peers(names)
     feeds = _feeds(artifact, data, batch)
@@ -140,6 +142,19 @@ def bench_artifact(
         candidates.append(CandidateReport(name, places[name], compared.latencies[name], metrics))
     where = artifact.path if isinstance(path, Artifact) else Path(path)
     return _report(artifact, where, threads, cores, batch, compared, candidates, notes)
+
+
+def _check_device(artifact: Artifact) -> None:
+    """Refuse to time a simulation: for another device than this machine, that is what runs here."""
+    target, machine = Target.from_json(artifact.manifest.target.resolved), find_machine()
+    if target.is_cpu_of(machine) or target.isa.arch in machine.gpus:
+        return
+    raise TargetError(
+        "bench-elsewhere",
+        f"the artifact is for {target.isa.arch}, this machine is {machine.name}: what runs here is a "
+        "simulation, and its time says nothing about the device",
+        "read its reports/ (pared inspect), or measure on the device",
+    )
 
 
 def _check_numbers(

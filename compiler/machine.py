@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -36,6 +37,7 @@ class Machine:
         rapl_how: where it is, or why it cannot be read.
         c_compiler: what links models of engine `native`: path of a C compiler, or how to run that of the
             package ziglang; None when there is neither. Nothing else needs one.
+        gpus: CUDA devices that the driver shows, as `sm_90`.
     """
 
     system: str
@@ -48,6 +50,12 @@ class Machine:
     rapl: bool
     rapl_how: str
     c_compiler: str | None
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is in one line of a message."""
+        return " with ".join((self.arch, *self.gpus))
 
 
 def find_machine() -> Machine:
@@ -65,6 +73,7 @@ def find_machine() -> Machine:
         rapl=readable,
         rapl_how=how,
         c_compiler=_c_compiler(),
+        gpus=cuda_devices(),
     )
 
 
@@ -108,6 +117,28 @@ def rapl_state(powercap: Path) -> tuple[bool, str]:
     except OSError as err:
         return False, f"{counters[0]}: {err.strerror}; reading needs root or a changed file mode"
     return True, str(counters[0])
+
+
+def cuda_devices() -> tuple[str, ...]:
+    """Return the architecture of every CUDA device, by index; none where there is no driver.
+
+    Asked of the driver itself (cuDeviceGetAttribute 75 and 76, compute capability), which takes no context.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count, number = ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    found = []
+    for index in range(count.value):
+        digits = []
+        for attribute in (75, 76):
+            driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, index)
+            digits.append(str(number.value))
+        found.append(f"sm_{''.join(digits)}")
+    return tuple(found)
 
 
 def _c_compiler() -> str | None:

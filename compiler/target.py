@@ -183,14 +183,20 @@ class Target(_Section):
         reasons = [_refusal(limit, node) for limit in entries]
         return Verdict.yes() if None in reasons else Verdict.no(f"target {self.name}: {reasons[0]}")
 
+    def is_cpu_of(self, machine: Machine) -> bool:
+        """Tell whether its code is for the processor of `machine`: elsewhere it is a simulation that runs."""
+        return self.isa.arch in ("host", "any", machine.arch)
+
     def runs_here(self, machine: Machine) -> Verdict:
         """Say whether code for this target runs, and so can be measured, on `machine`."""
         if self.link.kind != "local":
             return Verdict.no(
                 f"target {self.name} is not reachable from here (link.kind = {self.link.kind!r})"
             )
-        if self.isa.arch not in ("host", "any", machine.arch):
-            return Verdict.no(f"target {self.name} is {self.isa.arch}, this machine is {machine.arch}")
+        if self.isa.arch in machine.gpus:
+            return Verdict.yes()
+        if not self.is_cpu_of(machine):
+            return Verdict.no(f"target {self.name} is {self.isa.arch}, this machine is {machine.name}")
         missing = [name for name in self.isa.features if name not in machine.cpu_features]
         if missing:
             return Verdict.no(f"target {self.name} needs {', '.join(missing)}, which this CPU lacks")

@@ -70,7 +70,7 @@ class _IntegerLayer(Kernel):
         total = self._accumulate(_centred(x, x_zero, 0), _centred(w, w_zero, self._weight_axis()))
         unit = np.asarray(x_scale.reshape(()) * w_scale.reshape(-1), np.float32)
         if bias is not None:
-            total = total + self._along_channels(_bias_steps(bias, bias_scale, unit), total.ndim)
+            total = total + self._along_channels(bias_steps(bias, bias_scale, unit), total.ndim)
         if float(np.abs(total).max(initial=0)) > INT32_MAX:
             raise ModelError(
                 "int32-overflow",
@@ -104,7 +104,7 @@ def clip_in_steps(low: float, high: float, scale: Array) -> tuple[Array, Array]:
     return np.float32(low) / scale, np.float32(high) / scale
 
 
-def _bias_steps(bias: Array, scale: Array | None, unit: Array) -> npt.NDArray[np.float64]:
+def bias_steps(bias: Array, scale: Array | None, unit: Array) -> npt.NDArray[np.float64]:
     """Return the bias in whole accumulator steps of `unit` = x_scale * w_scale."""
     flat = bias.reshape(-1)
     if scale is None:

@@ -1,0 +1,70 @@
+"""The GPU backend: models as CUDA kernels, compiled on any machine, run by the CUDA driver alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ...compiler.backend import Executable, Payload, Verdict
+from ...compiler.errors import MissingTool
+from ..reference.backend import has_kernel
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from ...compiler.pass_api import Context
+    from ...compiler.target import Target
+
+_ENGINE = "tvm"
+
+
+class GpuBackend:
+    """Compiles through TVM and nvcc; nothing is timed where no device is."""
+
+    name: ClassVar[str] = "gpu"
+
+    def supports(self, node: ir.Node, target: Target) -> Verdict:
+        """Take what the target allows and a rule emits; quantized layers are judged as a whole by `lower`."""
+        from .emit.rules import RULES
+
+        limit = target.allows(node)
+        taken = (node.domain, node.op_type) in RULES or node.op_type == "Constant"
+        if not limit.ok or taken or (node.domain and has_kernel(node.domain, node.op_type)):
+            return limit
+        return Verdict.no(f"no GPU kernel computes {node.domain or 'ai.onnx'}::{node.op_type}")
+
+    def engines(self, target: Target) -> Sequence[str]:
+        """Return the target's engines that can compile here."""
+        here = importlib.util.find_spec("tvm") is not None and shutil.which("nvcc") is not None
+        return [name for name in target.engines if name == _ENGINE and here]
+
+    def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
+        """Compile a model; `model` is not edited.
+
+        Raises:
+            MissingTool: TVM or nvcc are not here.
+            TargetError: `gpu-arch`.
+            UnsupportedOp: a node that no kernel takes, with the reason.
+        """
+        from .lower import lower
+
+        _known(engine)
+        ctx.check_cancelled()
+        return lower(model, target)
+
+    def load(
+        self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None
+    ) -> Executable:
+        """Load a payload onto the first device; raises `MissingTool` or `TargetError` where none fits."""
+        from .executable import load
+
+        _known(engine)
+        return load(folder)
+
+
+def _known(engine: str) -> None:
+    if engine != _ENGINE:
+        raise MissingTool("unknown-engine", f"the gpu backend has no engine {engine!r}", f"use {_ENGINE!r}")

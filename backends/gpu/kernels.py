@@ -1,0 +1,171 @@
+"""Scheduled functions as CUDA kernels: what TVM generates, and how each kernel is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .program import DeviceFunction, Dims, Kernel, Tensor
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm import s_tir, tirx
+
+# What a thread block may use on every chip from sm_80 on.
+_LIMITS = {"max_threads_per_block": 1024, "max_num_threads": 1024, "thread_warp_size": 32}
+_SHARED_BYTES = 49152
+
+_AXES = {"blockIdx": 0, "threadIdx": 1}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Device code.
+
+    Attributes:
+        sources: CUDA C++ of kernels whose floats may be contracted to fused multiply-adds, and of those
+            where each product and each sum rounds once, as the model says; empty where there are none.
+        functions: by name.
+    """
+
+    sources: tuple[str, str]
+    functions: Mapping[str, DeviceFunction]
+
+
+def target_of(arch: str) -> tvm.target.Target:
+    """Return TVM's target for a chip such as `sm_90`."""
+    import tvm
+
+    return tvm.target.Target(
+        {"kind": "cuda", "arch": arch, "max_shared_memory_per_block": _SHARED_BYTES, **_LIMITS}, host="llvm"
+    )
+
+
+def schedule(functions: Mapping[str, tirx.PrimFunc], arch: str) -> dict[str, tirx.PrimFunc]:
+    """Map every function to threads: matrix products first, what is left by its kind of loops."""
+    import tvm
+    from tvm.s_tir import dlight
+
+    target = target_of(arch)
+    module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
+    rules = [
+        dlight.gpu.Matmul(),
+        dlight.gpu.GEMV(),
+        dlight.gpu.Reduction(),
+        dlight.gpu.GeneralReduction(),
+        dlight.gpu.Fallback(),
+    ]
+    with target:
+        module = dlight.ApplyDefaultSchedule(*rules)(module)
+    return {g.name_hint: f for g, f in module.functions.items()}
+
+
+def build(functions: Mapping[str, tirx.PrimFunc], arch: str) -> Kernels:
+    """Schedule functions and generate their device code."""
+    return _generate(
+        schedule(functions, arch), arch, {name for name, f in functions.items() if _sums_floats(f)}
+    )
+
+
+def _generate(functions: Mapping[str, tirx.PrimFunc], arch: str, contracted: Collection[str]) -> Kernels:
+    import tvm
+    from tvm import tirx
+    from tvm.tirx.build import split_host_device_mods
+
+    target = target_of(arch)
+    module = tirx.transform.BindTarget(target)(tvm.IRModule(dict(functions)))
+    pipeline, _, finish = tirx.get_default_tir_pipeline(target)
+    host, devices = split_host_device_mods(pipeline(module))
+    (device,) = [finish()(part) for part in devices.values()] or [tvm.IRModule()]
+    found = {
+        name: _device_function(f, host[name], device, 0 if name in contracted else 1)
+        for name, f in functions.items()
+    }
+    images = {kernel.name: kernel.image for function in found.values() for kernel in function.kernels}
+    sources = [
+        _source({g: f for g, f in device.functions.items() if images[g.name_hint] == image}, target)
+        for image in (0, 1)
+    ]
+    return Kernels((sources[0], sources[1]), found)
+
+
+def _source(functions: Mapping[object, tirx.PrimFunc], target: tvm.target.Target) -> str:
+    import tvm
+
+    if not functions:
+        return ""
+    built = tvm.get_global_func("target.build.cuda")(tvm.IRModule(dict(functions)), target)
+    return str(built.inspect_source("cuda"))
+
+
+def _device_function(
+    scheduled: tirx.PrimFunc, host: tirx.PrimFunc, device: tvm.IRModule, image: Literal[0, 1]
+) -> DeviceFunction:
+    scratch = {
+        buffer.name: Tensor(buffer.name, tuple(int(n) for n in buffer.shape), str(buffer.dtype))
+        for buffer in _allocated(scheduled)
+    }
+    kernels = tuple(_kernel(call, device, image) for call in _launches(host))
+    return DeviceFunction(tuple(p.name for p in scheduled.params), kernels, scratch)
+
+
+def _allocated(function: tirx.PrimFunc) -> list[tirx.Buffer]:
+    """Return the buffers in device memory that a function's kernels hand each other."""
+    from tvm import s_tir
+
+    body = function.body
+    root = body.block if isinstance(body, s_tir.SBlockRealize) else None
+    return [b for b in root.alloc_buffers if b.scope() == "global"] if root is not None else []
+
+
+def _launches(host: tirx.PrimFunc) -> list[tvm.ir.Call]:
+    import tvm
+    import tvm_ffi
+
+    calls: list[tvm.ir.Call] = []
+
+    def visit(call: tvm.ir.Call) -> None:
+        if getattr(call.op, "name", "") == "tirx.call_ffi_kernel":
+            calls.append(call)
+
+    tvm_ffi.structural_walk(host.body, [(tvm.ir.Call, visit)], order="post")
+    return calls
+
+
+def _kernel(call: tvm.ir.Call, device: tvm.IRModule, image: Literal[0, 1]) -> Kernel:
+    name = str(call.args[0].value)
+    function = device[name]
+    tags = [str(tag) for tag in function.attrs["tirx.kernel_launch_params"]]
+    sizes = [int(size) for size in call.args[len(call.args) - len(tags) :]]
+    grid, block, shared = _dims(tags, sizes)
+    parameters = tuple(parameter.name.removesuffix("_ptr") for parameter in function.params)
+    return Kernel(name, image, grid, block, shared, parameters)
+
+
+def _dims(tags: list[str], sizes: list[int]) -> tuple[Dims, Dims, int]:
+    extents, shared = [[1, 1, 1], [1, 1, 1]], 0
+    for tag, size in zip(tags, sizes, strict=True):
+        base, _, axis = tag.partition(".")
+        if base in _AXES:
+            extents[_AXES[base]]["xyz".index(axis)] = size
+        else:
+            shared = size
+    grid, block = ((e[0], e[1], e[2]) for e in extents)
+    return grid, block, shared
+
+
+def _sums_floats(function: tirx.PrimFunc) -> bool:
+    """Tell whether an unscheduled function reduces floats: there contraction saves time, bounds cover it."""
+    import tvm_ffi
+    from tvm import s_tir
+
+    found = False
+
+    def visit(block: s_tir.SBlock) -> None:
+        nonlocal found
+        writes = [str(region.source.dtype) for region in block.writes]
+        found = found or (block.init is not None and any("float" in kind for kind in writes))
+
+    tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, visit)], order="post")
+    return found

@@ -1,0 +1,128 @@
+"""From a model to an artifact's payload: device code, constants, and what is launched on which buffers."""
+
+from __future__ import annotations
+
+import json
+
+import onnx_ir as ir
+
+from ...compiler.backend import Payload, Port, Signature
+from ...compiler.errors import MissingTool, UnsupportedOp
+from ...compiler.ir.export import signature_of, to_bytes
+from ...compiler.machine import cuda_devices
+from ...compiler.target import Target
+from .program import Program
+
+PROGRAM, WEIGHTS = "model.json", "model.weights"
+# Kernels that may contract sums and products, and those that may not.
+CODE = ("model.cubin", "model_exact.cubin")
+# The functions before scheduling, for machines without a device.
+EMULATION = "model.emulation.json"
+REPORT = "gpu.json"
+
+
+def arch_of(target: Target) -> str:
+    """Return the chip that a target names; raises `TargetError` for one that is no NVIDIA chip."""
+    from ...compiler.errors import TargetError
+
+    if not target.isa.arch.startswith("sm_"):
+        raise TargetError(
+            "gpu-arch",
+            f"target {target.name}: isa.arch = {target.isa.arch!r}",
+            'use "sm_80", "sm_89" or "sm_90"',
+        )
+    return target.isa.arch
+
+
+def lower(model: ir.Model, target: Target) -> Payload:
+    """Compile a model; `model` is not edited. The graph goes along as `model.onnx`, for comparing layers.
+
+    Raises:
+        MissingTool: TVM or nvcc are not here.
+        UnsupportedOp: a node that no kernel takes, with the reason; an open size.
+    """
+    from .emulate import describe
+    from .kernels import build
+    from .module import calls_of, relax_module
+    from .nvcc import compile_cubin, find_nvcc
+    from .place import make_program
+
+    need_tvm()
+    find_nvcc()
+    arch = arch_of(target)
+    fixed, batched = one_sample(model)
+    calls = calls_of(relax_module(fixed))
+    kernels = build(calls.functions, arch)
+    program, weights = make_program(calls, kernels.functions, signature_of(model), arch, batched=batched)
+    files = {"model.onnx": to_bytes(model), PROGRAM: program.model_dump_json().encode(), WEIGHTS: weights}
+    for name, source, contract in zip(CODE, kernels.sources, (True, False), strict=True):
+        files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
+    files[EMULATION] = describe(calls.functions, kernels.functions).encode()
+    attachments = {REPORT: json.dumps(_report(program), indent=1) + "\n"}
+    return Payload("tvm", files, {"arch": arch}, attachments, notes=_notes(arch))
+
+
+def _notes(arch: str) -> tuple[str, ...]:
+    choice = f"kernels are the static choice for {arch}; no device timed them"
+    if cuda_devices():
+        return (choice,)
+    return (choice, "no GPU here: checked by emulation on this CPU, the mapping to threads has not run")
+
+
+def need_tvm() -> None:
+    """Raise `MissingTool` where TVM is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("tvm") is None:
+        raise MissingTool(
+            "tvm-missing", "backend gpu needs the package apache-tvm", "pip install 'pared[gpu]'"
+        )
+
+
+def one_sample(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Return a model whose open first sizes are 1, and whether there were any.
+
+    Raises:
+        UnsupportedOp: `gpu-shape`: other sizes are open, or the first size of some inputs only.
+    """
+    from ...compiler.ir.shapes import infer_shapes
+
+    opened = [
+        [axis for axis, size in enumerate(value.shape or ()) if not isinstance(size, int)]
+        for value in model.graph.inputs
+    ]
+    if not any(opened):
+        return model, False
+    if any(axes != [0] for axes in opened):
+        raise UnsupportedOp(
+            "gpu-shape",
+            "gpu: inputs have open sizes other than a first one that all share",
+            "fix them with --shape",
+        )
+    draft = model.clone()
+    for value in draft.graph.inputs:
+        assert value.shape is not None, "an input without a shape"
+        value.shape = ir.Shape([1, *list(value.shape)[1:]])
+    for node in draft.graph:
+        for output in node.outputs:
+            output.shape = None
+    infer_shapes(draft)
+    return draft, True
+
+
+def _report(program: Program) -> dict[str, object]:
+    launches = [launch.model_dump(exclude={"buffers"}) for launch in program.launches]
+    return {
+        "arch": program.arch,
+        "memory": {"arena_bytes": program.arena_bytes, "weight_bytes": program.weight_bytes},
+        "launches": launches,
+    }
+
+
+def fixed_signature(program: Program) -> Signature:
+    """Return inputs and outputs of a loaded program; an open first size is called `batch`."""
+    ports = [
+        tuple(Port(p.name, p.dtype, ("batch", *p.shape[1:]) if program.batched else p.shape) for p in records)
+        for records in (program.inputs, program.outputs)
+    ]
+    return Signature(*ports)

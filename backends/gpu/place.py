@@ -1,0 +1,106 @@
+"""Addresses: every buffer of the calls gets its place, every kernel its launch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ...compiler.arena import Block, arrange, top
+from ...compiler.backend import Signature
+from .module import Calls
+from .program import DeviceFunction, Launch, Place, PortRecord, Program, Step, Tensor
+
+# Loads of 16 bytes per thread and of 128 bytes per warp stay whole.
+_ALIGNMENT = 256
+
+
+def make_program(
+    calls: Calls, functions: Mapping[str, DeviceFunction], signature: Signature, arch: str, *, batched: bool
+) -> tuple[Program, bytes]:
+    """Return the program and the bytes of its constants."""
+    layout = _Layout(calls, functions)
+    weights, constant_places = _pack(calls.constants)
+    places = {**layout.places(), **constant_places}
+    names = list(places)
+    index = {name: number for number, name in enumerate(names)}
+    launches = tuple(
+        Launch(
+            kernel=kernel.name, image=kernel.image, grid=kernel.grid, block=kernel.block,
+            shared_bytes=kernel.shared_bytes,
+            buffers=tuple(index[buffers[parameter]] for parameter in kernel.parameters),
+        )
+        for step, buffers in layout.steps for kernel in functions[step.function].kernels
+    )  # fmt: skip
+    ports = [
+        tuple(PortRecord(name=p.name, dtype=p.dtype, shape=calls.tensors[n].shape) for p, n in pairs)
+        for pairs in (
+            zip(signature.inputs, calls.inputs, strict=True),
+            zip(signature.outputs, calls.outputs, strict=True),
+        )
+    ]
+    program = Program(
+        arch=arch, inputs=ports[0], outputs=ports[1], batched=batched, launches=launches,
+        places=tuple(places[name] for name in names),
+        arena_bytes=layout.arena_bytes, weight_bytes=len(weights),
+    )  # fmt: skip
+    return program, weights
+
+
+def _pack(constants: Mapping[str, npt.NDArray[np.generic]]) -> tuple[bytes, dict[str, Place]]:
+    """Lay constants one behind the other; equal ones once."""
+    known: dict[bytes, int] = {}
+    places, parts, end = {}, [], 0
+    for name, array in constants.items():
+        data = np.ascontiguousarray(array).tobytes()
+        if data not in known:
+            known[data] = end
+            parts.append(data + bytes(-len(data) % _ALIGNMENT))
+            end += len(parts[-1])
+        places[name] = Place(where="weights", offset=known[data])
+    return b"".join(parts), places
+
+
+class _Layout:
+    """Working memory: buffers live from the step that writes them to the last that reads them."""
+
+    def __init__(self, calls: Calls, functions: Mapping[str, DeviceFunction]) -> None:
+        self._calls = calls
+        self.steps: list[tuple[Step, dict[str, str]]] = []
+        self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+        self._tensors = dict(calls.tensors)
+        for index, step in enumerate(calls.steps):
+            function = functions[step.function]
+            buffers = dict(zip(function.parameters, [*step.inputs, *step.outputs], strict=True))
+            buffers |= self._scratch(index, function.scratch)
+            self.steps.append((step, buffers))
+            for name in buffers.values():
+                self._first.setdefault(name, index)
+                self._last[name] = index
+        self._place()
+
+    def _scratch(self, index: int, scratch: Mapping[str, Tensor]) -> dict[str, str]:
+        names = {own: f"s{index}.{own}" for own in scratch}
+        self._tensors |= {names[own]: tensor for own, tensor in scratch.items()}
+        return names
+
+    def _place(self) -> None:
+        outside = {*self._calls.inputs, *self._calls.outputs, *self._calls.constants}
+        self._inner = [name for name in self._first if name not in outside]
+        blocks = [
+            Block(
+                self._first[name], self._last[name], -(-self._tensors[name].bytes // _ALIGNMENT) * _ALIGNMENT
+            )
+            for name in self._inner
+        ]
+        self._offsets: Sequence[int] = arrange(blocks)
+        self.arena_bytes = top(blocks, self._offsets)
+
+    def places(self) -> dict[str, Place]:
+        """Return the place of every buffer but the constants."""
+        found = {n: Place(where="input", offset=i) for i, n in enumerate(self._calls.inputs)}
+        found |= {n: Place(where="output", offset=i) for i, n in enumerate(self._calls.outputs)}
+        inner = zip(self._inner, self._offsets, strict=True)
+        return found | {name: Place(where="arena", offset=offset) for name, offset in inner}

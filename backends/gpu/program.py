@@ -1,0 +1,155 @@
+"""What runs on the device: kernels launched one after the other on buffers with fixed addresses.
+
+This is also what an artifact holds (`model.json`), so that running it needs the CUDA driver alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import pydantic
+
+Dims = tuple[int, int, int]
+FORMAT = 1
+
+Where = Literal["input", "output", "arena", "weights"]
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Place(_Record):
+    """Where a buffer lies.
+
+    Attributes:
+        where: one of the caller's inputs or outputs, working memory, or constants.
+        offset: bytes from the start of working memory or constants; of inputs and outputs the index.
+    """
+
+    where: Where
+    offset: int = pydantic.Field(ge=0)
+
+
+class Launch(_Record):
+    """One kernel launch.
+
+    Attributes:
+        kernel: its name in the device code.
+        image: which file of device code it is in, by index.
+        grid, block: sizes, x first.
+        shared_bytes: dynamic shared memory.
+        buffers: its arguments, by index into `Program.places`.
+    """
+
+    kernel: str
+    image: Literal[0, 1]
+    grid: Dims
+    block: Dims
+    shared_bytes: int = pydantic.Field(ge=0)
+    buffers: tuple[int, ...]
+
+
+class PortRecord(_Record):
+    """An input or output, in C order.
+
+    Attributes:
+        name: as in the model.
+        dtype: ONNX spelling.
+        shape: all sizes fixed; where `Program.batched`, the first stands for one sample.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Program(_Record):
+    """A compiled model.
+
+    Attributes:
+        version: of this format.
+        arch: `sm_90` and the like: what the device code was compiled for.
+        inputs, outputs: in the model's order.
+        batched: the model's first size is open; samples run one by one.
+        places: of all buffers.
+        launches: in running order.
+        arena_bytes, weight_bytes: sizes of working memory and constants.
+    """
+
+    version: int = FORMAT
+    arch: str
+    inputs: tuple[PortRecord, ...]
+    outputs: tuple[PortRecord, ...]
+    batched: bool
+    places: tuple[Place, ...]
+    launches: tuple[Launch, ...]
+    arena_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A buffer of a function's call, before it has an address."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes."""
+        import numpy as np
+
+        width = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+        return prod(self.shape) * width
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call of a device function.
+
+    Attributes:
+        function: its name.
+        inputs: buffers read, then `outputs` written, in the order of its parameters.
+    """
+
+    function: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How a kernel of a device function is launched.
+
+    Attributes:
+        name: in the device code.
+        image: 0 where sums and products of floats may be contracted, 1 where each rounds once.
+        grid, block, shared_bytes: as in `Launch`.
+        parameters: names of the function's buffers.
+    """
+
+    name: str
+    image: Literal[0, 1]
+    grid: Dims
+    block: Dims
+    shared_bytes: int
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DeviceFunction:
+    """A scheduled function: its buffers in calling order, its kernels, and what they hand each other.
+
+    Attributes:
+        parameters: names of inputs, then outputs.
+        scratch: name -> tensor, working memory between its kernels.
+    """
+
+    parameters: tuple[str, ...]
+    kernels: tuple[Kernel, ...]
+    scratch: Mapping[str, Tensor]
