@@ -25,18 +25,22 @@ class _Signal:
     order: Ints
 
 
-def make_plan(network: Network) -> Plan:
+def make_plan(network: Network, *, depthwise: bool = True) -> Plan:
     """Return a network as hls4ml layers.
+
+    Args:
+        network: of the front.
+        depthwise: whether hls4ml's backend has depthwise convolutions; else they get zeros for the others.
 
     Raises:
         UnsupportedOp: `fpga-thresholds`, `fpga-hls-layer`: what hls4ml's layers cannot be, naming the node.
     """
-    return _Builder(network).build()
+    return _Builder(network, depthwise).build()
 
 
 class _Builder:
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, network: Network, depthwise: bool) -> None:
+        self._network, self._depthwise = network, depthwise
         self._steps: dict[str, Step] = {}
         self._signals: dict[str, _Signal] = {}
         readers = Counter(name for layer in network.layers for name in layer.inputs)
@@ -86,19 +90,11 @@ class _Builder:
         attributes: dict[str, Attribute] = {
             "n_in": n_in, "n_out": n_out, "weight_data": weights, "bias_data": np.zeros(n_out, np.int64),
         }  # fmt: skip
-        step = self._weighted("Dense", layer, attributes, weights, (n_in, n_out))
+        form, source = _format(layer.output), signal.step
+        types = {"weight": _holding(weights), "bias": holding(0, 1), "accum": form}
+        name = layer.output.name
+        step = self._add("Dense", (source,), form, attributes, types, (n_in, n_out), layer, name)
         return step, np.arange(n_out, dtype=np.int64)
-
-    def _weighted(
-        self, kind: str, layer: Layer, attributes: Mapping[str, Attribute], weights: Ints,
-        product: tuple[int, int],
-    ) -> str:  # fmt: skip
-        """Add a matrix product; the accumulator's proven range holds partial sums in any order too."""
-        form = _format(layer.output)
-        weight = holding(int(weights.min()), int(weights.max()))
-        types = {"weight": weight, "bias": holding(0, 1), "accum": form}
-        inputs = (self._signals[layer.inputs[0]].step,)
-        return self._add(kind, inputs, form, attributes, types, product, layer, layer.output.name)
 
     def _conv(self, layer: Layer) -> tuple[str, Ints]:
         assert isinstance(layer, Conv)
@@ -106,18 +102,37 @@ class _Builder:
         self._check_layout(layer, wire)
         if any(d != 1 for d in layer.dilations):
             raise _no_layer(layer, f"dilations {layer.dilations}", "use dilation 1")
-        channels = wire.shape[0]
-        deep = layer.group == channels == layer.weights.shape[0] and layer.weights.shape[1] == 1
-        dense = layer.weights if deep else _ungrouped(layer)
-        kernel = [int(n) for n in layer.weights.shape[2:]]
-        moved = np.ascontiguousarray(np.moveaxis(dense, (0, 1), (-2, -1) if deep else (-1, -2)))
-        attributes = _window(wire.shape, layer.output.shape, tuple(kernel), layer.strides, layer.pads)
-        attributes |= {"n_chan": channels, "n_filt": layer.output.shape[0]}
-        attributes |= {"depthwise_data" if deep else "weight_data": moved}
-        attributes |= {"bias_data": np.zeros(layer.output.shape[0], np.int64), "depth_multiplier": 1}
-        product = (int(np.prod(kernel)) * (1 if deep else channels), layer.output.shape[0])
+        kernel = tuple(int(n) for n in layer.weights.shape[2:])
+        shapes = wire.shape, layer.output.shape
+        window = _window(*shapes, kernel, layer.strides, layer.pads)
+        deep = layer.group == wire.shape[0] == layer.weights.shape[0] and layer.weights.shape[1] == 1
+        parts = self._convolution(layer.weights, layer.group, deep)
+        form, name = _format(layer.output), layer.output.name
+        source = self._signals[wire.name].step
+        return self._convolved(source, layer, window, parts, form, name), last_order(layer.output.shape)
+
+    def _convolution(self, weights: Ints, group: int, deep: bool) -> tuple[bool, Ints]:
+        """Return whether a layer becomes a depthwise one, and its weights with the channels last."""
+        if deep and self._depthwise:
+            return True, np.ascontiguousarray(np.moveaxis(weights, (0, 1), (-2, -1)))
+        return False, np.ascontiguousarray(np.moveaxis(_ungrouped(weights, group), (0, 1), (-1, -2)))
+
+    def _convolved(
+        self, source: str, layer: Layer, window: Mapping[str, Attribute], parts: tuple[bool, Ints],
+        form: Format, wire: str,
+    ) -> str:  # fmt: skip
+        """Add a convolution without bias; the accumulator's proven range holds partial sums in any order."""
+        deep, weights = parts
+        *kernel, inputs, outputs = (int(n) for n in weights.shape)
+        filters = inputs if deep else outputs
+        attributes = {
+            **window, "n_chan": inputs, "n_filt": filters, "depth_multiplier": 1,
+            "depthwise_data" if deep else "weight_data": weights, "bias_data": np.zeros(filters, np.int64),
+        }  # fmt: skip
+        types = {"weight": _holding(weights), "bias": holding(0, 1), "accum": form}
+        product = (int(np.prod(kernel)) * (1 if deep else inputs), filters)
         kind = f"{'Depthwise' if deep else ''}Conv{len(kernel)}D"
-        return self._weighted(kind, layer, attributes, moved, product), last_order(layer.output.shape)
+        return self._add(kind, (source,), form, attributes, types, product, layer, wire)
 
     def _check_layout(self, layer: Layer, wire: Wire) -> None:
         """Refuse data whose elements do not lie channels last, as a Reshape into an image may leave them."""
@@ -152,26 +167,26 @@ class _Builder:
         Two axes at once where windows overlap.
         """
         axes, shape = len(layer.kernel), wire.shape
-        source, name = self._signals[wire.name].step, layer.output.name
-        apart = axes == _TWO_AXES and layer.strides == layer.kernel
+        source = self._signals[wire.name].step
+        single = all(n == 1 for n in layer.output.shape[1:])
+        strides = layer.kernel if single else layer.strides
+        apart = axes == _TWO_AXES and strides == layer.kernel
         masks = ((True, False), (False, True)) if apart else ((True,) * axes,)
         for i, mask in enumerate(masks):
-            kernel = tuple(k if on else 1 for k, on in zip(layer.kernel, mask, strict=True))
-            strides = tuple(k if on else 1 for k, on in zip(layer.strides, mask, strict=True))
-            sizes = zip(shape[1:], kernel, strides, strict=True)
+            kernel, steps = (
+                tuple(k if on else 1 for k, on in zip(sizes, mask, strict=True))
+                for sizes in (layer.kernel, strides)
+            )
+            sizes = zip(shape[1:], kernel, steps, strict=True)
             result = (shape[0], *((n - k) // s + 1 for n, k, s in sizes))
-            count = int(np.prod(kernel)) if i == 0 else int(np.prod(layer.kernel))
+            last = i == len(masks) - 1
+            count = int(np.prod(layer.kernel if last else kernel))
             form = holding(*(count * (end - wire.zero) for end in (wire.least, wire.most)))
-            ones = np.ones((*kernel, shape[0], 1), np.int64)
-            attributes = _window(shape, result, kernel, strides, (0,) * 2 * axes) | {
-                "n_chan": shape[0], "n_filt": shape[0], "depth_multiplier": 1,
-                "depthwise_data": ones, "bias_data": np.zeros(shape[0], np.int64),
-            }  # fmt: skip
-            types = {"weight": holding(0, 1), "bias": holding(0, 1), "accum": form}
-            product = (int(np.prod(kernel)), shape[0])
-            kind, shape = f"DepthwiseConv{axes}D", result
-            last = name if i == len(masks) - 1 else ""
-            source = self._add(kind, (source,), form, attributes, types, product, layer, last)
+            ones = np.ones((shape[0], 1, *kernel), np.int64)
+            parts = self._convolution(ones, shape[0], deep=True)
+            window = _window(shape, result, kernel, steps, (0,) * 2 * axes)
+            source = self._convolved(source, layer, window, parts, form, layer.output.name if last else "")
+            shape = result
         return source
 
     def _mix(self, layer: Layer) -> tuple[str, Ints]:
@@ -296,15 +311,18 @@ def _identity(result: Format) -> Affine:
     return Affine(np.ones(1, np.int64), np.zeros(1, np.int64), 0, result)
 
 
-def _ungrouped(layer: Conv) -> Ints:
+def _holding(array: Ints) -> Format:
+    return holding(int(array.min()), int(array.max()))
+
+
+def _ungrouped(weights: Ints, group: int) -> Ints:
     """Return a grouped convolution's weights as those of one group, zeros elsewhere."""
-    out, depth, *kernel = layer.weights.shape
-    full = np.zeros((out, depth * layer.group, *kernel), np.int64)
-    share = out // layer.group
-    for g in range(layer.group):
-        full[g * share : (g + 1) * share, g * depth : (g + 1) * depth] = layer.weights[
-            g * share : (g + 1) * share
-        ]
+    out, depth, *kernel = weights.shape
+    full = np.zeros((out, depth * group, *kernel), np.int64)
+    share = out // group
+    for g in range(group):
+        rows = slice(g * share, (g + 1) * share)
+        full[rows, g * depth : (g + 1) * depth] = weights[rows]
     return full
 
 

@@ -103,7 +103,12 @@ def _layer(step: Step) -> dict[str, object]:
         key: value.astype(np.float64) if isinstance(value, np.ndarray) else value
         for key, value in step.attributes.items()
     }
-    return {"name": step.name, "class_name": step.kind, "inputs": list(step.inputs) or ["input"], **arrays}
+    found: dict[str, object] = {
+        "name": step.name, "class_name": step.kind, "inputs": list(step.inputs) or ["input"], **arrays
+    }  # fmt: skip
+    if step.product is not None:  # hls4ml's Quartus writer asks convolutions too
+        found |= {"n_in": step.product[0], "n_out": step.product[1]}
+    return found
 
 
 def _make_steady(folder: Path, stamp: str) -> None:

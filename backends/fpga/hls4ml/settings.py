@@ -21,21 +21,29 @@ class Tool:
     Attributes:
         backend: hls4ml's name of it.
         includes: folders of the project that the emulation's compiler looks into.
+        types: headers of its number types.
         programs: any of these synthesises, preferred first.
         brings: what has these programs.
+        depthwise: whether hls4ml has depthwise convolutions for it.
+        sized: whether hls4ml's C function takes a size per argument too.
     """
 
     backend: str
     includes: tuple[str, ...]
+    types: tuple[str, ...]
     programs: tuple[str, ...]
     brings: str
+    depthwise: bool = True
+    sized: bool = False
 
 
+_AP, _AC = ("ap_fixed.h", "ap_int.h"), ("ac_fixed.h", "ac_int.h")
 TOOLS: Mapping[str, Tool] = {
-    "vitis": Tool("Vitis", ("firmware/ap_types",), ("vitis-run", "vitis_hls"), "AMD Vitis HLS"),
-    "vivado": Tool("Vivado", ("firmware/ap_types",), ("vivado_hls",), "AMD Vivado HLS up to 2020.1"),
+    "vitis": Tool("Vitis", ("firmware/ap_types",), _AP, ("vitis-run", "vitis_hls"), "AMD Vitis HLS"),
+    "vivado": Tool("Vivado", ("firmware/ap_types",), _AP, ("vivado_hls",), "AMD Vivado HLS up to 2020.1"),
     "quartus": Tool(
-        "Quartus", ("firmware/ac_types", "firmware/ap_types"), ("i++",), "the Intel HLS Compiler"
+        "Quartus", ("firmware/ac_types", "firmware/ap_types"), _AC, ("i++",), "the Intel HLS Compiler",
+        depthwise=False, sized=True,
     ),
     "catapult": Tool(
         "Catapult",
@@ -43,8 +51,8 @@ TOOLS: Mapping[str, Tool] = {
             "firmware/ac_types/include", "firmware/ac_math/include", "firmware/ac_simutils/include",
             "firmware/nnet_utils",
         ),
-        ("catapult",),
-        "Siemens Catapult",
+        _AC, ("catapult",), "Siemens Catapult",
+        depthwise=False,  # hls4ml 1.3.0 has them, and computes them wrong
     ),
 }  # fmt: skip
 
