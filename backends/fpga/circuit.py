@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...compiler.errors import UnsupportedOp
+from .counters import Counter, add, counter, objects, tree
 from .graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
 from .mst import DEPTH, multiply
 from .neurons import quantizer_of, small_neurons
-from .scaling import Scaling, find_scaling, signed_digits
 from .simulate import windows
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ Variables: TypeAlias = npt.NDArray[np.object_]
 
 # Beyond that many products, unrolled, tracing takes minutes and no small device holds the result.
 MOST_PRODUCTS = 400_000
-_MOST_COMPARISONS = 64
 _BLOCK = 64
-_FEW = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +134,7 @@ class _Tracer:
     def _input(self, wire: Wire) -> Signal:
         top = (wire.most - wire.least) // wire.step
         made = [self._new(0, top) for _ in range(int(np.prod(wire.shape, dtype=np.int64)))]
-        return Signal(_objects(made, wire.shape), wire.step, np.full(wire.shape, wire.least))
+        return Signal(objects(made, wire.shape), wire.step, np.full(wire.shape, wire.least))
 
     def _new(self, low: int, high: int) -> FixedVariable:
         return self._variable(float(low), float(high), 1.0, hwconf=self._hardware)
@@ -149,13 +147,13 @@ class _Tracer:
         used = np.flatnonzero(rows.any(axis=0))
         blocks = [used[i : i + _BLOCK] for i in range(0, used.size, _BLOCK)]
         if not blocks:
-            return _objects([self._constant(0)] * len(rows), (len(rows),))
+            return objects([self._constant(0)] * len(rows), (len(rows),))
         parts = []
         for first in range(0, len(rows), _BLOCK):
             some = rows[first : first + _BLOCK]
             terms = [self._block(some[:, block], vector[block]) for block in blocks]
-            parts += [_tree(list(column), _sum) for column in zip(*terms, strict=True)]
-        return _objects(parts, (len(rows),))
+            parts += [tree(list(column), add) for column in zip(*terms, strict=True)]
+        return objects(parts, (len(rows),))
 
     def _block(self, rows: Ints, vector: Variables) -> Variables:
         return multiply(rows, vector, self._additions, self._tree_depth)
@@ -185,7 +183,7 @@ class _Tracer:
         signal, bias = self._centred(layer.inputs[0])
         tables = self._small(layer, signal, bias)
         summed = [c for c in range(len(layer.weights)) if c not in tables]
-        sums = _objects([self._constant(0)] * len(layer.weights), layer.output.shape)
+        sums = objects([self._constant(0)] * len(layer.weights), layer.output.shape)
         if summed:
             sums[summed] = self._product(layer.weights[summed], signal.variables)
         return Signal(sums, signal.gain, layer.weights @ bias)
@@ -232,7 +230,7 @@ class _Tracer:
         for place in np.ndindex(*layer.output.shape):
             index = seen[place].reshape(-1)
             index = index[index >= 0]
-            variables[place] = _tree(list(flat[index]), _larger if largest else _sum)
+            variables[place] = tree(list(flat[index]), _larger if largest else add)
             biases[place] = flat_bias[index[0]] if largest else flat_bias[index].sum()
         return Signal(variables, signal.gain, biases)
 
@@ -261,7 +259,7 @@ class _Tracer:
         signal, wire = self._signals[layer.inputs[0]], self._network.wires[layer.inputs[0]]
         lows, highs = (np.broadcast_to(bound, wire.shape) for bound in (wire.low, wire.high))
         counts = np.empty(layer.output.shape, object)
-        cache: dict[tuple[int, ...], _Counter] = {}
+        cache: dict[tuple[int, ...], Counter] = {}
         tables = self._tables.get(layer.output.name, {})
         for place in np.ndindex(*layer.output.shape):
             if place[0] in tables:
@@ -275,7 +273,7 @@ class _Tracer:
             high = min(int(v.high), (int(highs[place]) - bias) // signal.gain)
             key = channel, bias, low, high
             if key not in cache:
-                cache[key] = _counter(layer, channel, (signal.gain, bias), (low, high))
+                cache[key] = counter(layer, channel, (signal.gain, bias), (low, high))
             counts[place] = cache[key](v)
         return Signal(counts, layer.output.step, np.full(layer.output.shape, layer.start))
 
@@ -289,101 +287,8 @@ class _Tracer:
     }
 
 
-_Counter: TypeAlias = "Callable[[FixedVariable], FixedVariable]"
-
-
-def _counter(layer: Requant, channel: int, line: tuple[int, int], ends: tuple[int, int]) -> _Counter:
-    """Return what counts the thresholds that `sign * (gain * v + bias)` reaches, for v in `ends`."""
-    gain, bias = line
-    sign, row = int(layer.sign[channel]), layer.thresholds[channel]
-    least = -((sign * bias - row) // gain)  # ceil((T - sign * bias) / gain), on a = sign * v
-    low, high = ends if sign > 0 else (-ends[1], -ends[0])
-    always = int((least <= low).sum())
-    inner = least[(least > low) & (least <= high)]
-    if not inner.size:
-        return lambda x: x * 0 + always
-    parts = _parts(inner, low, high)
-    if len(parts) > _MOST_COMPARISONS:
-        raise UnsupportedOp(
-            "fpga-thresholds",
-            f"node {layer.name!r}, channel {channel}: {inner.size} thresholds that few multiplications equal",
-            "use fewer bits for activations (at most 6 behind a curve)",
-        )
-    return lambda v: _tree([part(v * sign) for part in parts], _sum) + always
-
-
-def _parts(inner: Ints, low: int, high: int) -> list[_Counter]:
-    """Return counters of parts of the thresholds: one multiplication where it equals all, else halves."""
-    scaling = find_scaling(inner, low, high) if inner.size > 1 else None
-    if scaling is not None and 2 + signed_digits(scaling.factor) < inner.size:
-        return [_scaled(scaling, int(inner.size))]
-    if inner.size <= _FEW or scaling is not None:
-        return [_compared(int(t)) for t in inner]
-    half = inner.size // 2
-    return _parts(inner[:half], low, high) + _parts(inner[half:], low, high)
-
-
-def _scaled(scaling: Scaling, levels: int) -> _Counter:
-    def count(a: FixedVariable) -> FixedVariable:
-        if scaling.even is not None:
-            return _half_even(a, scaling).min_of(levels)
-        line = _times(a, scaling.factor) * 2.0**-scaling.shift + scaling.bias * 2.0**-scaling.shift
-        return line.relu(None, 0, "TRN").min_of(levels)  # floor and maximum with 0 at once
-
-    return count
-
-
-def _half_even(a: FixedVariable, scaling: Scaling) -> FixedVariable:
-    """Return the rounded count, not below 0; see scaling.Scaling.even."""
-    unit = 2.0**-scaling.shift
-    line = (a + scaling.bias) * unit
-    lowest = line.quantize(0, 1, 0, "WRAP", "TRN")
-    carry = lowest if scaling.even else lowest * -1 + 1
-    return (line + carry * unit).relu(None, 0, "TRN")
-
-
-def _times(a: FixedVariable, factor: int) -> FixedVariable:
-    """Return `factor * a` as additions.
-
-    Not da4ml's own product: that cuts bits with an operation which its interpreter gets wrong above 32 bits
-    (0.6.0).
-    """
-    from da4ml.cmvm import solve
-
-    ends = [(float(a.low), float(a.high), float(a.step))]
-    matrix = np.array([[factor]], np.float32)
-    additions = solve(
-        matrix, qintervals=ends, latencies=[float(a.latency)], hard_dc=2, adder_size=1, carry_size=-1
-    )
-    return np.asarray(additions(_objects([a], (1,))), object)[0]
-
-
-def _compared(threshold: int) -> _Counter:
-    return lambda a: a >= threshold
-
-
-def _tree(
-    items: list[FixedVariable], join: Callable[[FixedVariable, FixedVariable], FixedVariable]
-) -> FixedVariable:
-    """Join in a balanced tree, so that depth grows with the logarithm."""
-    while len(items) > 1:
-        pairs = [join(a, b) for a, b in zip(items[::2], items[1::2], strict=False)]
-        items = pairs + (items[-1:] if len(items) % 2 else [])
-    return items[0]
-
-
-def _sum(a: FixedVariable, b: FixedVariable) -> FixedVariable:
-    return a + b
-
-
 def _larger(a: FixedVariable, b: FixedVariable) -> FixedVariable:
     return a.max_of(b)
-
-
-def _objects(items: list[FixedVariable], shape: tuple[int, ...]) -> Variables:
-    array = np.empty(len(items), object)
-    array[:] = items
-    return array.reshape(shape)
 
 
 def _flat(signals: list[Signal]) -> list[FixedVariable]:
