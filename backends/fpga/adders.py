@@ -74,7 +74,7 @@ def script(sources: str, folder: Path) -> str:
     """Return what yosys runs for the module `top` of `sources`; writes the mapping into `folder`."""
     (folder / _FILE).write_text(_MAP)
     return (
-        f"read_verilog -DECP5_LUT4 {sources}; "  # see tables.py
+        f"read_verilog -defer -DECP5_LUT4 {sources}; "  # see tables.py
         "synth_ecp5 -top top -run begin:coarse; proc; flatten; opt_expr; opt_clean; "
         f"opt -nodffe -nosdff; wreduce; peepopt; opt_clean; opt; techmap -map {_FILE}; opt; "
         "synth_ecp5 -top top -run coarse: -json top.json"

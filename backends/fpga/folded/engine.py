@@ -117,6 +117,6 @@ def _layer(one: Instruction, design: Design) -> Json:
         "name": one.name, "kind": "input" if task is None else "own" if task.own else "all",
         "output": target.name, "shape": [target.channels, target.height, target.width],
         "low": target.low, "high": target.high, "clocks": one.clocks, "steps": 0 if task is None else steps,
-        "weight_bits": design.image.widths.weight * one.weights.size,
+        "weight_memory_bits": design.image.widths.weight * one.weights.size,
         "refined_channels": sum(line.refine for line in one.lines),
     }  # fmt: skip

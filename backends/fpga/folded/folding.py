@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from ....compiler.errors import TargetError
 from ....compiler.target import Resources
-from .image import Image, image_of
+from .image import Image, bank_blocks, blocks, image_of
 from .program import Folding, Lines, Program, program_of, weight_bits
 from .tasks import Tasks
 
-# Shapes of a DP16KD: bits of a word, words (Lattice FPGA-TN-02204, table 1).
-_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 _MULTIPLIER_BITS = 18
 # Of a device, so that placement and routing succeed.
 _LUT_SHARE, _BRAM_SHARE = 0.8, 0.95
@@ -52,22 +50,12 @@ class Design:
     needs: Needs
 
 
-def blocks(bits: int, words: int) -> int:
-    """Return the block memories of a memory.
-
-    >>> blocks(256, 729), blocks(512, 4240)
-    (15, 135)
-    """
-    return min(-(-bits // width) * -(-words // depth) for width, depth in _SHAPES)
-
-
 def needs_of(program: Program, image: Image) -> Needs:
     """Return what a program's engine takes."""
     w, folding = image.widths, program.folding
     banks = folding.lanes // folding.units
-    bram = blocks(w.weight * folding.lanes, len(image.weights)) + blocks(
-        w.row * folding.units, len(image.rows)
-    )
+    bram = bank_blocks(w.weight * folding.lanes, len(image.weights), w.bank)
+    bram += blocks(w.row * folding.units, len(image.rows))
     bram += banks * _bank(folding.units * w.value, program.depth)
     bram += sum(blocks(w.sum, len(table)) for table in image.thresholds)
     slices = (1 + (w.sum > _MULTIPLIER_BITS)) * (1 + (w.factor > _MULTIPLIER_BITS))
@@ -137,6 +125,6 @@ def _too_large(design: Design, have: Resources) -> TargetError:
         f"{needs.bram} block memories, {needs.dsp} multiplier blocks and about {needs.lut} LUT4 (estimated); "
         f"the device has {have.bram}, {have.dsp} and {have.lut}; the weights of layer {layer!r} alone take "
         f"{blocks(bits, sizes[layer])} block memories at {bits} bits",
-        "use fewer bits (--precision w4a4), prune channels, leave --engine-option lanes and units out, or take a "
-        "larger device",
+        "use fewer bits (--precision w4a4), prune channels, leave --engine-option lanes and units out, or "
+        "take a larger device",
     )

@@ -10,6 +10,9 @@ import numpy as np
 from .lines import Line
 from .program import Instruction, Program, signed_bits
 
+# Shapes of a DP16KD: bits of a word, words (Lattice FPGA-TN-02204, table 1).
+_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+_LEAST_BANK, _MOST_BANK, _MOST_BANKS = 9, 11, 16
 _CHOICES = 8  # of shifts; the rest of a shift is in the factor
 
 
@@ -18,6 +21,7 @@ class Widths:
     """Bits of everything; the parameters of `rtl/engine.v` of the same names.
 
     Attributes:
+        bank: address bits of one bank of weights.
         shift, stride: a row shifts by `shift + stride * pick`.
     """
 
@@ -31,6 +35,7 @@ class Widths:
     count: int
     pixel: int
     weights: int
+    bank: int
     rows: int
     index: int
     factor: int
@@ -136,12 +141,34 @@ def _widths(
         select=_bits(folding.lanes), chunk=_bits(folding.lanes // folding.units), value=value,
         weight=weight_bits, sum=total, result=max([value, *raw]), address=_bits(program.depth),
         count=max([1, *(n.bit_length() for n in [*counts, *spare])]),
-        pixel=signed_bits(-max(sizes), max(sizes)), weights=_bits(words), rows=_bits(rows),
+        pixel=signed_bits(-max(sizes), max(sizes)), weights=_bits(words),
+        bank=bank_bits(weight_bits * folding.lanes, words), rows=_bits(rows),
         index=_bits(len(program.instructions)), factor=factor, bias=bias,
         total=max(signed_bits(-reach, reach) + 1, shifts[0] + levels.bit_length() + 1),
         shift=shifts[0], stride=shifts[1], pick=shifts[2], level=max(levels.bit_length(), 1),
         ties=any(line.even is not None for line in lines), place=max(place, 1),
     )  # fmt: skip
+
+
+def blocks(bits: int, words: int) -> int:
+    """Return the block memories of a memory, in the cheapest shape of a block.
+
+    >>> blocks(256, 729), blocks(512, 4240)
+    (15, 135)
+    """
+    return min(-(-bits // width) * -(-words // depth) for width, depth in _SHAPES)
+
+
+def bank_blocks(bits: int, words: int, bank: int) -> int:
+    """Return the block memories of a memory in banks of 2^bank words."""
+    whole, rest = divmod(words, 1 << bank)
+    return whole * blocks(bits, 1 << bank) + (blocks(bits, rest) if rest else 0)
+
+
+def bank_bits(bits: int, words: int) -> int:
+    """Return the address bits of at most 16 banks that take the fewest blocks; of equal ones the most."""
+    least = max((-(-words // _MOST_BANKS) - 1).bit_length(), _LEAST_BANK)
+    return min(range(least, max(least, _MOST_BANK) + 1), key=lambda b: (bank_blocks(bits, words, b), -b))
 
 
 def _bits(count: int) -> int:

@@ -18,7 +18,9 @@ def files_of(program: Program, image: Image) -> dict[str, str]:
     files = {f"folded_{name}": (folder / name).read_text() for name in _MODULES}
     files["top.v"] = top(program, image)
     files["model_program.hex"] = _hex(image.program, w.word)
-    files["model_weights.hex"] = _hex(image.weights, w.weight * program.folding.lanes)
+    for bank in range(-(-len(image.weights) >> w.bank) or 1):
+        words = image.weights[bank << w.bank : (bank + 1) << w.bank]
+        files[f"model_weights_{bank:x}.hex"] = _hex(words, w.weight * program.folding.lanes)
     files["model_rows.hex"] = _hex(image.rows, w.row * units)
     for unit, table in enumerate(image.thresholds):
         files[f"model_thresholds_{unit}.hex"] = _hex(table, w.sum)
@@ -44,7 +46,8 @@ def parameters(program: Program, image: Image) -> dict[str, int]:
         "LANES": folding.lanes, "UNITS": folding.units, "SELECT": w.select, "CHUNK": w.chunk,
         "VALUE": w.value, "WEIGHT": w.weight, "SUM": w.sum, "RESULT": w.result, "ADDRESS": w.address,
         "DEPTH": program.depth, "COUNT": w.count, "PIXEL": w.pixel, "WEIGHTS": w.weights,
-        "WEIGHT_DEPTH": len(image.weights), "ROWS": w.rows, "ROW_DEPTH": len(image.rows),
+        "WEIGHT_DEPTH": len(image.weights), "WEIGHT_BANK": w.bank, "ROWS": w.rows,
+        "ROW_DEPTH": len(image.rows),
         "STEPS": len(image.program), "INDEX": w.index, "FLUSH": program.flush, "WORD": w.word,
         "FACTOR": w.factor, "BIAS": w.bias, "TOTAL": w.total, "SHIFT": w.shift, "STRIDE": w.stride,
         "PICK": w.pick, "LEVEL": w.level, "TIES": int(w.ties), "REFINE": int(program.refine),

@@ -3,7 +3,7 @@
 // Values stream in and out UNITS at a time. Clocks: see sequencer.v, lanes.v and requant.v; README.md adds them up.
 module folded_engine #(
   parameter LANES = 4, UNITS = 2, SELECT = 2, CHUNK = 1, VALUE = 9, WEIGHT = 8, SUM = 24, RESULT = 24,
-  parameter ADDRESS = 8, DEPTH = 256, COUNT = 8, PIXEL = 6, WEIGHTS = 8, WEIGHT_DEPTH = 256,
+  parameter ADDRESS = 8, DEPTH = 256, COUNT = 8, PIXEL = 6, WEIGHTS = 8, WEIGHT_DEPTH = 256, WEIGHT_BANK = 10,
   parameter ROWS = 8, ROW_DEPTH = 256, STEPS = 2, INDEX = 1, FLUSH = 20, WORD = 100,
   parameter FACTOR = 24, BIAS = 48, TOTAL = 48, SHIFT = 12, STRIDE = 4, PICK = 3, LEVEL = 8,
   parameter TIES = 0, REFINE = 0, PLACE = 1, THRESHOLD_DEPTH = 1
@@ -39,8 +39,8 @@ module folded_engine #(
   wire [LANES*VALUE-1:0] word;
   wire [LANES*WEIGHT-1:0] weights;
   wire [LANES*SUM-1:0] sums;
-  folded_table #(
-    .WIDTH(LANES*WEIGHT), .DEPTH(WEIGHT_DEPTH), .ADDRESS(WEIGHTS), .FILE("model_weights.hex")
+  folded_banks #(
+    .WIDTH(LANES*WEIGHT), .DEPTH(WEIGHT_DEPTH), .ADDRESS(WEIGHTS), .BANK(WEIGHT_BANK), .NAME("model_weights_")
   ) weight_table(.clk(clk), .address(weight), .word(weights));
   folded_lanes #(.LANES(LANES), .SELECT(SELECT), .VALUE(VALUE), .WEIGHT(WEIGHT), .SUM(SUM)) lanes(
     .clk(clk), .own(own), .largest(largest), .valid(valid), .first(first), .in_picture(in_picture),

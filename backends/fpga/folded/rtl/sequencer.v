@@ -21,7 +21,7 @@ module folded_sequencer #(
   output [ADDRESS-1:0] address,
   output reg valid, output reg first, output reg in_picture, output reg ending, output reg renew,
   output reg [SELECT-1:0] select,
-  // two clocks behind `address`
+  // beside `address`
   output reg [WEIGHTS-1:0] weight
 );
   reg [WORD-1:0] code [0:STEPS-1];
@@ -128,15 +128,11 @@ module folded_sequencer #(
     else if (valid1) begin at <= at + move; row <= row + down; column <= column + along; end
 
   // beside the word
-  reg [2:0] level2, level3;
-  reg valid3;
-  initial begin valid = 0; valid3 = 0; end
+  initial valid = 0;
   always @(posedge clk) begin
     valid <= valid1; first <= first1; ending <= ending1; renew <= renew1; select <= lane1;
     in_picture <= row < height && column < width;
-    level2 <= level1;
-    level3 <= level2; valid3 <= valid;
     if (start) weight <= weight_base;
-    else if (valid3) weight <= level3 >= 4 || level3 == 3 && shared ? weight_base : weight + advance;
+    else if (valid1) weight <= level1 >= 4 || level1 == 3 && shared ? weight_base : weight + advance;
   end
 endmodule
