@@ -88,6 +88,11 @@ class GoldenExecutable:
         self._host: Host | None = Host(network)
 
     @property
+    def network(self) -> Network:
+        """What it runs."""
+        return self._network
+
+    @property
     def signature(self) -> Signature:
         """Inputs and outputs in order."""
         return self._signature

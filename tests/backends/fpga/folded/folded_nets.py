@@ -94,9 +94,11 @@ class Net:
         size = int(np.prod(x.shape))
         return self.move(x, np.arange(size), (size,))
 
-    def quant(self, x: Wire, levels: int, *, start: int = 0, zero: int = 0, step: int = 1, channels: bool = True,
-              falling: bool = False, kind: str = "line") -> Wire:  # fmt: skip
-        """Add a quantizer: thresholds on a `line`, rounding half to even (`even`), or `rough`."""
+    def quant(
+        self, x: Wire, levels: int, *, start: int = 0, zero: int = 0, step: int = 1, channels: bool = True,
+        falling: bool = False, kind: str = "line",
+    ) -> Wire:  # fmt: skip
+        """Add a quantizer: thresholds on a `line`, rounding half to even (`even`), `rough`, or a `curve`."""
         rows = x.shape[0] if channels else 1
         sign = self.rng.choice([-1, 1], rows) if falling else np.ones(rows, np.int64)
         low = np.where(sign > 0, x.least, -x.most)
@@ -113,6 +115,8 @@ class Net:
             shift = max(int(np.log2(max(span // (levels + 2), 2))), 1)
             return np.asarray(low + (span >> 2) + (k << shift) + (k % 2), np.int64)
         begin, end = low + self.rng.uniform(0, 0.4) * span, low + self.rng.uniform(0.6, 1) * span
+        if kind == "curve":
+            return low + span * k**3 // levels**3
         exact = np.ceil(begin + (end - begin) * k / max(levels, 1)).astype(np.int64)
         if kind == "rough":
             exact = np.sort(
