@@ -13,7 +13,7 @@ from ...compiler.ops.constants import constant_expression
 from .graph import Layer, Network, Wire
 from .layers import LAYERS, Place
 from .refuse import at
-from .requant import MONOTONE, Held, requantize
+from .requant import Held, is_monotone, requantize
 from .submodel import constant_value, cut
 from .weights import Grid, grid_of
 
@@ -149,7 +149,7 @@ class _Reader:
             if result is not None:
                 self.states[node.outputs[0]] = result
                 return
-        monotone = node.domain == "" and node.op_type in MONOTONE and len(held) == 1
+        monotone = len(held) == 1 and is_monotone(node, held[0].value)
         if monotone and all(
             v is None or v in self.states or constant_value(v) is not None for v in node.inputs
         ):

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...compiler.errors import UnsupportedOp
+from ...compiler.ops.common import float_attribute
 from ...compiler.ops.constants import constant_expression
 from .graph import Floats, Ints, Requant, Wire
 from .refuse import at
-from .steps import Codes, find_steps
+from .steps import Codes, Steps, find_steps
 from .submodel import Function
 from .weights import Grid
 
@@ -25,8 +26,25 @@ MONOTONE = frozenset(
         "Celu", "Erf", "Exp", "Sqrt", "Log", "Atan",
     }
 )  # fmt: skip
+# Falling where x is negative unless alpha is at least 0; with the default alpha of each.
+_ALPHAS = {"LeakyRelu": 0.01, "Elu": 1.0, "ThresholdedRelu": 1.0, "Selu": 1.67}
 _MOST_THRESHOLDS = 1 << 22
+_TRIED = 4096
 _INT32 = 2**31 - 1
+
+
+def is_monotone(node: ir.Node, value: ir.Value) -> bool:
+    """Say whether a node keeps or turns round the order of `value`, whatever constants stand beside it."""
+    if node.domain or node.op_type not in MONOTONE:
+        return False
+    if node.op_type == "Cast":  # integers wrap, and bool forgets the sign
+        to = node.outputs[0].dtype
+        return to is not None and to.is_floating_point()
+    if node.op_type == "Div":
+        return node.inputs[0] is value
+    lowest = min(float_attribute(node, "alpha", _ALPHAS.get(node.op_type, 0.0)), 0.0)
+    gamma = float_attribute(node, "gamma", 1.0) if node.op_type == "Selu" else 0.0
+    return node.op_type not in _ALPHAS or (lowest >= 0 and gamma >= 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +91,7 @@ def requantize(node: ir.Node, held: Held, grid: Grid) -> Requant:
     codes = _integer_codes(node, held, grid) or _float_codes(node, held, grid)
     low, high = (_per_channel(bound, channels) for bound in (wire.low, wire.high))
     steps = find_steps(codes, low, high, grid.low, levels, grid.step)
+    check_order(node, codes, steps, low, high)
     thresholds, sign, axis = _compressed(steps.thresholds, steps.sign)
     output = Wire(
         node.outputs[0].name or "",
@@ -87,6 +106,20 @@ def requantize(node: ir.Node, held: Held, grid: Grid) -> Requant:
     return Requant(
         node.name or "", (wire.name,), output, thresholds, sign, axis, steps.start, steps.unproven
     )  # fmt: skip
+
+
+def check_order(node: ir.Node, codes: Codes, steps: Steps, low: Ints, high: Ints) -> None:
+    """Compare thresholds with the arithmetic itself, at all accumulators where there are few of them."""
+    count = min(int((high - low).max()) + 1, _TRIED)
+    acc = low + np.rint(np.linspace(0, 1, count)[:, None] * (high - low)).astype(np.int64)
+    reached = [np.searchsorted(row, s * a, side="right") for row, s, a in zip(
+        steps.thresholds, steps.sign, acc.T, strict=True)]  # fmt: skip
+    if not np.array_equal(steps.start + steps.step * np.stack(reached, axis=1), codes(acc, 0)):
+        raise UnsupportedOp(
+            "fpga-chain",
+            at(node, "its result neither only rises nor only falls with the layer's sum"),
+            "use monotone operators between layer and quantizer",
+        )
 
 
 def _compressed(thresholds: Ints, sign: Ints) -> tuple[Ints, Ints, int | None]:
@@ -169,6 +202,12 @@ def _float_codes(node: ir.Node, held: Held, grid: Grid) -> Codes:
                 "fpga-chain",
                 at(node, "its result depends on more than the channel"),
                 "use one value per channel",
+            )
+        if got.dtype.kind == "f" and np.isnan(got).any():
+            raise UnsupportedOp(
+                "fpga-chain",
+                at(node, "some sums of the layer give no number"),
+                "cut them off with Relu or Clip",
             )
         return grid.codes(got).reshape(acc.shape[0], channels)
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from ...compiler.ir.walk import only_user
 from .graph import Ints, Wire
-from .requant import MONOTONE
+from .requant import is_monotone
 from .submodel import Function
 from .weights import Grid, grid_of
 
@@ -30,7 +30,10 @@ def quantizer_behind(value: ir.Value) -> tuple[ir.Node, Grid] | None:
         grid = grid_of(node)
         if grid is not None:
             return node, grid
-        node = only_user(node.outputs[0]) if node.op_type in MONOTONE and not node.domain else None
+        if not is_monotone(node, value):
+            return None
+        value = node.outputs[0]
+        node = only_user(value)
     return None
 
 

@@ -15,7 +15,9 @@ from onnx import helper
 from pared.backends.fpga.graph import Requant
 from pared.backends.fpga.host import Host
 from pared.backends.fpga.read import read_network
+from pared.backends.fpga.requant import check_order
 from pared.backends.fpga.simulate import simulate
+from pared.backends.fpga.steps import find_steps
 from pared.backends.reference import evaluate
 from pared.compiler.errors import UnsupportedOp
 
@@ -177,3 +179,73 @@ def test_sums_that_are_quantized_differently_per_channel_are_bit_exact() -> None
     ]
     net = model(nodes, arrays, [3, 5], [3, 5])
     assert differing(net, samples(net, 100, 0)) == 0
+
+
+def chained(*nodes: onnx.NodeProto, **arrays: np.ndarray) -> ir.Model:
+    """Return a layer, these nodes from `h` to `r`, a quantizer and a layer."""
+    given = {
+        "s": np.float32(0.25),
+        "zero": np.float32(0),
+        "b": np.float32(6),
+        "w": np.eye(4, dtype=np.float32),
+    }
+    around = [
+        quant("x", "xq", "s", "b", signed=1, narrow=0),
+        quant("w", "wq", "s", "b", signed=1, narrow=1),
+        helper.make_node("MatMul", ["xq", "wq"], ["h"]),
+        *nodes,
+        quant("r", "rq", "s", "b", signed=1, narrow=0),
+        helper.make_node("MatMul", ["rq", "wq"], ["y"]),
+    ]
+    return model(around, {**given, **arrays}, [4], [4])
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [("LeakyRelu", {"alpha": -0.5}), ("Elu", {"alpha": -1.0}), ("ThresholdedRelu", {"alpha": -0.7})],
+)
+def test_activations_that_fall_and_rise_are_refused(op: str, attributes: dict[str, float]) -> None:
+    with pytest.raises(UnsupportedOp):
+        read_network(chained(helper.make_node(op, ["h"], ["r"], **attributes)))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.125, 1.0])
+def test_activations_that_rise_are_bit_exact(alpha: float) -> None:
+    net = chained(helper.make_node("LeakyRelu", ["h"], ["r"], alpha=alpha))
+    assert differing(net, samples(net, 200, 0)) == 0
+
+
+def test_a_quotient_by_the_data_is_refused() -> None:
+    net = chained(helper.make_node("Div", ["one", "h"], ["r"]), one=np.float32(1))
+    with pytest.raises(UnsupportedOp):
+        read_network(net)
+
+
+def test_a_cast_to_bool_between_is_refused() -> None:
+    nodes = (
+        helper.make_node("Cast", ["h"], ["c"], to=onnx.TensorProto.BOOL),
+        helper.make_node("Cast", ["c"], ["r"], to=onnx.TensorProto.FLOAT),
+    )
+    with pytest.raises(UnsupportedOp):
+        read_network(chained(*nodes))
+
+
+def test_what_is_no_number_for_some_sums_is_refused() -> None:
+    net = chained(helper.make_node("Log", ["h"], ["r"]))
+    with pytest.raises(UnsupportedOp, match="no number"):
+        read_network(net)
+
+
+def test_arithmetic_that_falls_and_rises_is_found_by_trying() -> None:
+    def codes(acc: np.ndarray, nudge: int) -> np.ndarray:
+        return np.clip(np.abs(acc) // 4, 0, 7)
+
+    def rising(acc: np.ndarray, nudge: int) -> np.ndarray:
+        return np.clip((acc + 40) // 16, 0, 7)
+
+    low, high = np.array([-40]), np.array([90])
+    steps = find_steps(codes, low, high, 0, 7, 1)
+    node = next(iter(chained(helper.make_node("Relu", ["h"], ["r"])).graph))
+    check_order(node, rising, find_steps(rising, low, high, 0, 7, 1), low, high)
+    with pytest.raises(UnsupportedOp, match="rises"):
+        check_order(node, codes, steps, low, high)
