@@ -25,6 +25,8 @@ Objects: TypeAlias = npt.NDArray[np.object_]
 _FEW = 3
 # Comparisons and multiplications side by side; from then on a search is smaller.
 _MOST_PARTS = 7
+# Depth of a gate beside that of an adder, for the places of registers.
+_GATES = 0.5
 # Beyond it da4ml 0.6.0 cannot hold a constant beside a shifted value.
 _MOST_SHIFT = 24
 # A table of 2^11 thresholds is some thousand LUT4 per neuron.
@@ -102,13 +104,19 @@ def _half_even(a: FixedVariable, scaling: Scaling) -> FixedVariable:
     below = line.quantize(0, 0, fraction, "WRAP", "TRN")
     floor = line.quantize(signed, whole, 0, "WRAP", "TRN")
     if up:
-        lowest = floor.quantize(0, 1, 0, "WRAP", "TRN") & below.unary_bit_op("any")
+        lowest = _gate(floor.quantize(0, 1, 0, "WRAP", "TRN") & _gate(below.unary_bit_op("any"), line), line)
         fixed = floor.quantize(signed, whole, -1, "WRAP", "TRN") | lowest
     elif fraction < scaling.shift:  # never all ones
         fixed = floor
     else:
-        fixed = floor | below.unary_bit_op("all")
-    return fixed.relu(None, 0, "TRN")
+        fixed = floor | _gate(below.unary_bit_op("all"), line)
+    return _gate(fixed, line, _GATES).relu(None, 0, "TRN")
+
+
+def _gate(made: FixedVariable, source: FixedVariable, levels: float = 0.0) -> FixedVariable:
+    """Say that a bit operation, a level of logic to da4ml, is `levels` behind `source`."""
+    made.latency = source.latency + levels
+    return made
 
 
 def _clipped(count: FixedVariable, levels: int) -> FixedVariable:
@@ -119,10 +127,11 @@ def _clipped(count: FixedVariable, levels: int) -> FixedVariable:
         return count.min_of(levels)
     bits = levels.bit_length()
     over = count.quantize(0, count.kif[1], -bits, "WRAP", "TRN").unary_bit_op("any")
+    _gate(over, count)
     wide = 1
     while wide < bits:  # the bit in all places: wires
-        wide, over = min(2 * wide, bits), over | over * 2.0 ** (min(2 * wide, bits) - wide)
-    return count.quantize(0, bits, 0, "WRAP", "TRN") | over
+        wide, over = min(2 * wide, bits), _gate(over | over * 2.0 ** (min(2 * wide, bits) - wide), count)
+    return _gate(count.quantize(0, bits, 0, "WRAP", "TRN") | over, count, _GATES)
 
 
 def _full(levels: int) -> bool:
@@ -139,7 +148,8 @@ def _searched(inner: Ints, never: int) -> Counter:
         for known in range(1, width):
             half = 1 << width - 1 - known
             table = padded[np.arange(1 << known) * 2 * half + half - 1]
-            found = found * 2 | _at_least(a, found.lookup(table.astype(np.float64)))
+            bit = _at_least(a, found.lookup(table.astype(np.float64)))
+            found = _gate(found * 2 | bit, bit)
         return found
 
     return count
