@@ -29,8 +29,12 @@ $(VENV)/core.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tvm]'
+# The simulators of spiking networks pin each other out; what the tests use of them works (see the file).
+SIMULATORS := tests/backends/event/nir/simulators.txt
+
+$(VENV)/dev.stamp: pyproject.toml $(SIMULATORS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tvm,fpga,event,gpu,train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(SIMULATORS)
 	@touch $@ $(VENV)/core.stamp
 
 clean:
