@@ -38,6 +38,7 @@ _OPS = frozenset(
             "Relu",
             "Clip",
             "Softmax",
+            "Transpose",
             "Flatten",
             "Reshape",
             "Squeeze",

@@ -65,6 +65,9 @@ class DeltaGraph:
         self._steps = (DeltaStep * len(steps))(*steps)
         self._staged = {e.population: Place.of(e.shape, (e.low, e.high)) for e in graph.inputs}
 
+        self._auto = mode == "auto"
+        self._many: int | None = None
+        self._was_whole, self._whole_work = False, 0
         self._entries = [self._entry(name) for name in self._staged]
 
     def _entry(self, name: str) -> tuple[object, int, int, int, int]:
@@ -90,9 +93,21 @@ class DeltaGraph:
 
     def advance(self) -> None:
         """Run on what lies in the staged places."""
-        for entry in self._entries:
-            self._native.library.pared_event_input(*entry)
-        self._native.library.pared_event_delta(self._steps, len(self._steps), self._native.scratch)
+        library = self._native.library
+        changes = sum(library.pared_event_input(*entry) for entry in self._entries)
+        self._was_whole = self._many is not None and changes > self._many
+        if self._was_whole:
+            self._advance_whole()
+            return
+        gained = library.pared_event_delta(self._steps, len(self._steps), self._native.scratch)
+        # Where no layer gains from the changes, frames that differ as much are not compared at all.
+        self._many = None if gained or not self._auto else changes // 2
+
+    def _advance_whole(self) -> None:
+        """Compute the frame without looking for changes; the next one that differs less begins anew."""
+        self._native.step()
+        self._whole_work += sum(step.work for step in self._native.steps)
+        self.reset()
 
     def counts(self, population: str) -> Integers:
         """Return what a population holds now, in ONNX order."""
@@ -100,6 +115,11 @@ class DeltaGraph:
 
     def work(self) -> dict[str, LayerWork]:
         """Return what the last frame cost, by layer; the parts of a concat add up."""
+        if self._was_whole:
+            return {
+                name: LayerWork(0, step.work, RAN[1 if step.ran_events else 2])
+                for name, step in zip(self._native.names, self._native.steps, strict=True)
+            }
         found: dict[str, LayerWork] = {}
         for name, step in zip(self._native.names, self._steps, strict=True):
             one = found.get(name, LayerWork(0, 0, "nothing"))
@@ -108,8 +128,9 @@ class DeltaGraph:
         return found
 
     def totals(self) -> tuple[int, int]:
-        """Return changes and operations of all frames and layers."""
-        return sum(step.all_changes for step in self._steps), sum(step.all_work for step in self._steps)
+        """Return changes and operations of all frames and layers; whole frames are not searched."""
+        work = sum(step.all_work for step in self._steps) + self._whole_work
+        return sum(step.all_changes for step in self._steps), work
 
     def _change(self, place: Place) -> Change:
         rows, columns, pitch = place.array.shape

@@ -159,6 +159,8 @@ class Input:
         dtype: ONNX spelling of what is fed.
         by_quant: the quantizer is QONNX's, which adds the zero point before it rounds.
         fed: shape of the graph's input without the batch, where the model flattens it before it quantizes.
+        axes: order in which the model takes the axes of `fed` (without the batch) before anything else, as
+            Transpose says it; empty: as they are.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Input:
     dtype: str = "FLOAT"
     by_quant: bool = False
     fed: Shape = ()
+    axes: Shape = ()
 
 
 @dataclass(frozen=True, eq=False)

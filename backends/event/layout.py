@@ -132,10 +132,10 @@ def winograd_pays(synapses: Conv, source: tuple[int, int, int], target: tuple[in
         return False
     if 255 * int(w.sum(axis=(1, 2, 3)).max()) >= _MOST_SUM:
         return False
-    vectors, steps = -(-target[2] // BLOCK) * 4, -(-source[2] // 2)
+    blocks, steps = -(-target[2] // BLOCK), -(-source[2] // 2)
     patches = -(-target[0] // 4) * -(-target[1] // 4)
-    spread = patches * (5 * source[2] + vectors * (POINTS * steps + 180))
-    direct = target[0] * target[1] * vectors * (9 * -(-source[2] // 4) + 5)
+    spread = patches * (5 * source[2] + 4 * blocks * (POINTS * steps + 180))
+    direct = target[0] * target[1] * -(-target[2] // 16) * (9 * -(-source[2] // 4) + 5)
     return spread < 0.93 * direct
 
 

@@ -212,6 +212,8 @@ class NativeGraph:
 
     def _product(self, step: Step, layer: Layer, w: Array) -> None:
         """Store weights [outputs, taps, inputs] as rows, and as quads where the dense form is there."""
+        # By events 64 outputs cost what one costs, densely 16.
+        step.break_even *= -(-len(w) // 16) / (4 * -(-len(w) // BLOCK))
         step.kind = _PRODUCT
         step.bias = self._keep(_blocks(np.broadcast_to(layer.bias, (layer.channels,)), np.int32))
         step.weights = self._keep(rows_of(w, self._permuted))
@@ -268,12 +270,12 @@ class NativeGraph:
         taken = max([step.kh * step.kw * step.in_c for step in products], default=0) + 64
         pixels = max([step.in_h * step.in_w for step in products], default=0) + 1
         pitch = max([step.in_pitch for step in products], default=0) + 64
-        pitch_out = max([step.out_pitch for step in self._layers], default=0) + 64
+        frame = max([step.out_h * step.out_w * step.out_pitch for step in self._layers], default=0) + 64
         spread = max([_spread(step.in_c) for step in products if step.winograd], default=0)
         sizes = [
             (pixels, np.int32), (inputs, np.int32), (taken, np.int32), (inputs, np.uint8), (taken, np.uint8),
             (inputs, np.int16), (taken, np.int16), (pitch, np.uint8), (spread, np.int16),
-            (POINTS * (PATCHES + 1) * BLOCK if spread else 0, np.int32), (2 * pitch_out, np.uint8),
+            (POINTS * (PATCHES + 1) * BLOCK if spread else 0, np.int32), (2 * frame, np.uint8),
         ]  # fmt: skip
         return Scratch(*[self._keep(np.zeros(size, dtype)) for size, dtype in sizes])
 

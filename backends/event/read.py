@@ -84,7 +84,7 @@ class Reader:
         """Quantize a graph's input; returns the population."""
         entry = Input(
             raw.name, name, raw.shape, scale, quantizer.zero, quantizer.low, quantizer.high, raw.dtype,
-            quantizer.by_quant, raw.fed,
+            quantizer.by_quant, raw.fed, raw.axes,
         )  # fmt: skip
         self._inputs[name] = entry
         self.closer.add_population(name, raw.shape, (quantizer.low, quantizer.high))

@@ -207,6 +207,15 @@ def _maximum(reader: Reader, node: ir.Node) -> None:
     )
 
 
+def _transpose(reader: Reader, node: ir.Node) -> None:
+    """Take a model's input in another order of axes: channels last, as TensorFlow has it."""
+    term, order = reader.term(node), ints_attribute(node, "perm")
+    if not isinstance(term, Raw) or term.shape != term.fed or not order or order[0] != 0:
+        raise Refused(node, "a Transpose behind the model's input")
+    axes = tuple(axis - 1 for axis in order[1:])
+    reader.terms[node.outputs[0]] = replace(term, shape=tuple(term.fed[axis] for axis in axes), axes=axes)
+
+
 def _softmax(reader: Reader, node: ir.Node) -> None:
     """Leave the last Softmax of a model to the host; any other one would need all neurons at once."""
     term, value = reader.term(node), node.inputs[0]
@@ -247,6 +256,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "Clip"): clip,
     **{("", op): view for op in ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")},
     ("", "Softmax"): _softmax,
+    ("", "Transpose"): _transpose,
     ("", "LogSoftmax"): _refused(_SOFT),
     **{
         ("", op): _refused(_FLOAT)

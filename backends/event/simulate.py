@@ -33,7 +33,10 @@ def graded(graph: EventGraph, inputs: Mapping[str, Array]) -> Counts:
 
 def encode(entry: Input, array: Array) -> Integers:
     """Return the counts of an input, quantized as the model says: int64 [samples, *shape]."""
-    x = np.asarray(array).reshape(-1, *entry.shape)
+    x = np.asarray(array)
+    if entry.axes:
+        x = x.reshape(-1, *entry.fed).transpose(0, *(axis + 1 for axis in entry.axes))
+    x = x.reshape(-1, *entry.shape)
     if entry.scale is None:
         return x.astype(np.int64) - entry.zero
     steps = x.astype(np.float32) / np.float32(entry.scale)

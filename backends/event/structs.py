@@ -42,6 +42,9 @@ class Scratch(ctypes.Structure):
     )  # fmt: skip
 
 
+_STATE = ("fresh", "kept", "many", "changes", "work", "ran", "all_changes", "all_work")
+
+
 class Change(ctypes.Structure):
     """What changed in a population."""
 
@@ -58,7 +61,7 @@ class DeltaStep(ctypes.Structure):
         ("layer", Step),
         *((name, ctypes.POINTER(Change)) for name in ("source", "source2", "target")),
         *((name, ctypes.c_void_p) for name in ("sums", "touched")),
-        *((name, ctypes.c_int64) for name in ("fresh", "changes", "work", "ran", "all_changes", "all_work")),
+        *((name, ctypes.c_int64) for name in _STATE),
     )
 
 
@@ -73,8 +76,9 @@ def open_library(path: Path) -> ctypes.CDLL:
         library.pared_event_run.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
         library.pared_event_delta.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
         library.pared_event_input.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int32] * 2
-        for name in ("run", "delta", "input"):
-            getattr(library, f"pared_event_{name}").restype = None
+        library.pared_event_run.restype = None
+        library.pared_event_delta.restype = ctypes.c_int
+        library.pared_event_input.restype = ctypes.c_int64
         sizes = library.pared_event_layer_bytes(), library.pared_event_delta_bytes()
     except (OSError, AttributeError) as err:
         raise ArtifactError("artifact-library", f"cannot load {path}: {err}", "compile it again") from err

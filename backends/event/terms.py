@@ -15,12 +15,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Raw:
-    """An input of the graph, not quantized yet; `fed` is its own shape, `shape` the view of it."""
+    """An input of the graph, not quantized yet.
+
+    `fed` is its own shape, `shape` the view of it, `axes` the order in which it takes the axes of `fed`.
+    """
 
     name: str
     shape: Shape
     dtype: str
     fed: Shape
+    axes: Shape = ()
 
 
 @dataclass(frozen=True)

@@ -43,23 +43,46 @@ static void depthwise(const Layer *l, int32_t oy, int32_t ox) {
     }
 }
 
-static void pool(const Layer *l, int32_t oy, int32_t ox) {
-    for (int32_t c = 0; c < l->out_c; c++) {
-        int64_t sum = 0;
-        int32_t most = l->low;
-        for (int32_t ky = 0; ky < l->kh; ky++) {
-            int32_t y = oy * l->sh - l->top + ky * l->dh;
-            if (y < 0 || y >= l->in_h) continue;
-            for (int32_t kx = 0; kx < l->kw; kx++) {
-                int32_t x = ox * l->sw - l->left + kx * l->dw;
-                if (x < 0 || x >= l->in_w) continue;
-                int32_t q = count_at(l, ((int64_t)y * l->in_w + x) * l->in_pitch + c);
-                if (l->kind == MAX_POOL) most = q > most ? q : most;
-                else sum += l->values[q - l->in_low];
-            }
+// The inputs that a window sees at (ky, kx): where they begin, or -1 outside the image.
+static int64_t seen_at(const Layer *l, int32_t oy, int32_t ox, int32_t ky, int32_t kx) {
+    int32_t y = oy * l->sh - l->top + ky * l->dh, x = ox * l->sw - l->left + kx * l->dw;
+    if (y < 0 || y >= l->in_h || x < 0 || x >= l->in_w) return -1;
+    return ((int64_t)y * l->in_w + x) * l->in_pitch;
+}
+
+// The largest of bytes; counts of both populations have the same range.
+static void max_bytes(const Layer *l, int32_t oy, int32_t ox) {
+    uint8_t *restrict most = (uint8_t *)l->target + ((int64_t)oy * l->out_w + ox) * l->out_pitch;
+    memset(most, l->low, (size_t)l->out_c);
+    for (int32_t ky = 0; ky < l->kh; ky++)
+        for (int32_t kx = 0; kx < l->kw; kx++) {
+            int64_t at = seen_at(l, oy, ox, ky, kx);
+            if (at < 0) continue;
+            const uint8_t *restrict q = (const uint8_t *)l->source + at;
+            for (int32_t c = 0; c < l->out_c; c++) most[c] = q[c] > most[c] ? q[c] : most[c];
         }
-        int64_t at = ((int64_t)oy * l->out_w + ox) * l->out_pitch + c;
-        put(l, at, l->kind == MAX_POOL ? most : climb(l, sum, c));
+}
+
+static void pool(const Layer *l, int32_t oy, int32_t ox) {
+    if (l->kind == MAX_POOL && !l->wide_in && !l->wide_out) {
+        max_bytes(l, oy, ox);
+        return;
+    }
+    for (int32_t first = 0; first < l->out_c; first += BLOCK) {
+        int32_t some = l->out_c - first < BLOCK ? l->out_c - first : BLOCK, most[BLOCK];
+        int64_t sum[BLOCK] = {0}, to = ((int64_t)oy * l->out_w + ox) * l->out_pitch + first;
+        for (int32_t c = 0; c < some; c++) most[c] = l->low;
+        for (int32_t ky = 0; ky < l->kh; ky++)
+            for (int32_t kx = 0; kx < l->kw; kx++) {
+                int64_t at = seen_at(l, oy, ox, ky, kx);
+                if (at < 0) continue;
+                for (int32_t c = 0; c < some; c++) {
+                    int32_t q = count_at(l, at + first + c);
+                    if (l->kind == SUM_POOL) sum[c] += l->values[q - l->in_low];
+                    else most[c] = q > most[c] ? q : most[c];
+                }
+            }
+        for (int32_t c = 0; c < some; c++) put(l, to + c, l->kind == MAX_POOL ? most[c] : climb(l, sum[c], first + c));
     }
 }
 

@@ -17,11 +17,12 @@ static int64_t count_active(const Layer *l) {
     return found;
 }
 
-// Lists the active channels of every pixel, counted from the start of its row of pixels.
-static void list_events(const Layer *l, Scratch *s) {
+// Lists the active channels of every pixel, or of those with a flag, counted from the start of its row.
+static void list_events(const Layer *l, Scratch *s, const uint8_t *flags) {
     int32_t pixels = l->in_h * l->in_w, n = 0;
     for (int32_t p = 0; p < pixels; p++) {
         s->start[p] = n;
+        if (flags && !flags[p]) continue;
         int32_t c = 0, before = p % l->in_w * l->in_c;
         if (l->wide_in) {
             const int16_t *x = (const int16_t *)l->source + (int64_t)p * l->in_pitch;
@@ -130,7 +131,7 @@ static void rows_vnni(const Scratch *s, const int8_t *w, int32_t n, const int32_
 
 static void product_events(Layer *l, Scratch *s) {
     int64_t inputs = (int64_t)l->kh * l->kw * l->in_c;
-    list_events(l, s);
+    list_events(l, s, NULL);
     for (int32_t oy = 0; oy < l->out_h; oy++)
         for (int32_t ox = 0; ox < l->out_w; ox++) {
             int32_t n = collect(l, s, oy, ox);
@@ -174,8 +175,9 @@ static __m512i spread(const uint8_t *x) {
     return _mm512_set1_epi32(word);
 }
 
-// Six pixels by 64 outputs: 24 accumulators.
-static void dense_pixels(const Layer *l, const Scratch *s, int32_t pixel, int32_t first) {
+// Six pixels by 16 outputs a vector, of which `vectors` (a constant) are there: up to 24 accumulators.
+static inline __attribute__((always_inline)) void dense_pixels(
+    const Layer *l, const Scratch *s, int32_t pixel, int32_t first, const int vectors) {
     int32_t fours = l->in_pitch / 4, pixels = l->out_h * l->out_w;
     const int8_t *w = l->quads + (int64_t)(first / BLOCK) * l->kh * l->kw * fours * 4 * BLOCK;
     Corner corner[6];
@@ -185,7 +187,7 @@ static void dense_pixels(const Layer *l, const Scratch *s, int32_t pixel, int32_
         int32_t at = pixel + p < pixels ? pixel + p : pixels - 1;
         corner[p] = (Corner){at / l->out_w * l->sh - l->top, at % l->out_w * l->sw - l->left};
 #pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) a[p][m] = _mm512_loadu_si512(l->bias + first + 16 * m);
+        for (int m = 0; m < vectors; m++) a[p][m] = _mm512_loadu_si512(l->bias + first + 16 * m);
     }
     for (int32_t ky = 0; ky < l->kh; ky++)
         for (int32_t kx = 0; kx < l->kw; kx++) {
@@ -196,57 +198,65 @@ static void dense_pixels(const Layer *l, const Scratch *s, int32_t pixel, int32_
                 const uint8_t *x[6] = {x0, x1, x2, x3, x4, x5};
                 __m512i v[4];
 #pragma GCC unroll 4
-                for (int m = 0; m < 4; m++) v[m] = _mm512_loadu_si512(w + BLOCK * m);
+                for (int m = 0; m < vectors; m++) v[m] = _mm512_loadu_si512(w + BLOCK * m);
 #pragma GCC unroll 6
                 for (int p = 0; p < 6; p++) {
                     __m512i q = spread(x[p] + 4 * i);
 #pragma GCC unroll 4
-                    for (int m = 0; m < 4; m++) a[p][m] = _mm512_dpbusd_epi32(a[p][m], q, v[m]);
+                    for (int m = 0; m < vectors; m++) a[p][m] = _mm512_dpbusd_epi32(a[p][m], q, v[m]);
                 }
             }
         }
 #pragma GCC unroll 6
     for (int p = 0; p < 6; p++) {
-        int32_t total[BLOCK];
+        int32_t total[BLOCK] = {0};
 #pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) _mm512_storeu_si512(total + 16 * m, a[p][m]);
+        for (int m = 0; m < vectors; m++) _mm512_storeu_si512(total + 16 * m, a[p][m]);
         if (pixel + p < pixels) close_block(l, total, pixel + p, first);
     }
 }
 
-static void dense_vector(const Layer *l, int32_t first) {
+static inline __attribute__((always_inline)) void dense_vector(const Layer *l, int32_t first, const int vectors) {
     int32_t fours = l->in_pitch / 4, i = 0;
     const uint8_t *x = l->source;
     const int8_t *w = l->quads + (int64_t)(first / BLOCK) * fours * 4 * BLOCK;
     __m512i a[4], b[4];
-    for (int m = 0; m < 4; m++) {
+    for (int m = 0; m < vectors; m++) {
         a[m] = _mm512_loadu_si512(l->bias + first + 16 * m);
         b[m] = _mm512_setzero_si512();
     }
     for (; i + 2 <= fours; i += 2, w += 8 * BLOCK) {
         __m512i q = spread(x + 4 * i), r = spread(x + 4 * i + 4);
 #pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) {
+        for (int m = 0; m < vectors; m++) {
             a[m] = _mm512_dpbusd_epi32(a[m], q, _mm512_loadu_si512(w + BLOCK * m));
             b[m] = _mm512_dpbusd_epi32(b[m], r, _mm512_loadu_si512(w + BLOCK * (m + 4)));
         }
     }
     if (i < fours)
-        for (int m = 0; m < 4; m++)
+        for (int m = 0; m < vectors; m++)
             a[m] = _mm512_dpbusd_epi32(a[m], spread(x + 4 * i), _mm512_loadu_si512(w + BLOCK * m));
-    int32_t total[BLOCK];
-    for (int m = 0; m < 4; m++) _mm512_storeu_si512(total + 16 * m, _mm512_add_epi32(a[m], b[m]));
+    int32_t total[BLOCK] = {0};
+    for (int m = 0; m < vectors; m++) _mm512_storeu_si512(total + 16 * m, _mm512_add_epi32(a[m], b[m]));
     close_block(l, total, 0, first);
 }
 
+static inline __attribute__((always_inline)) void dense_block(
+    const Layer *l, const Scratch *s, int32_t first, const int vectors) {
+    if (l->out_h * l->out_w == 1 && l->kh * l->kw == 1) {
+        dense_vector(l, first, vectors);
+        return;
+    }
+    for (int32_t p = 0; p < l->out_h * l->out_w; p += 6) dense_pixels(l, s, p, first, vectors);
+}
+
 static void product_dense(const Layer *l, const Scratch *s) {
-    int one = l->out_h * l->out_w == 1 && l->kh * l->kw == 1;
     for (int32_t first = 0; first < l->out_c; first += BLOCK) {
-        if (one) {
-            dense_vector(l, first);
-            continue;
-        }
-        for (int32_t p = 0; p < l->out_h * l->out_w; p += 6) dense_pixels(l, s, p, first);
+        int32_t some = l->out_c - first;
+        if (some > 48) dense_block(l, s, first, 4);
+        else if (some > 32) dense_block(l, s, first, 3);
+        else if (some > 16) dense_block(l, s, first, 2);
+        else dense_block(l, s, first, 1);
     }
 }
 #endif

@@ -151,7 +151,7 @@ class Stream:
 
     def _encoded(self, frame: Array) -> Integers:
         """Return a frame's counts; integers beyond the input's range are cut, and counted."""
-        entry, values = self._entry, frame.reshape(1, *self._entry.shape)
+        entry, values = self._entry, frame[None]
         if entry.scale is None:
             whole = np.nan_to_num(np.asarray(values, np.float64))
             cut = np.clip(np.rint(whole), entry.low + entry.zero, entry.high + entry.zero)
@@ -160,7 +160,7 @@ class Stream:
         return np.asarray(encode(entry, values)[0])
 
     def _image(self) -> tuple[int, int, int]:
-        fed = self._entry.fed or self._entry.shape
+        fed = self._entry.shape if self._entry.axes else self._entry.fed or self._entry.shape
         if len(fed) != 3 or fed[0] not in (1, 2):
             raise UnsupportedOp(
                 "event-stream",
@@ -235,6 +235,6 @@ def _levels(entry: Input) -> Integers:
     numbers = np.arange(_MOST_PER_PIXEL, dtype=np.float64)
     if entry.scale is None:
         numbers = np.minimum(numbers, entry.high + entry.zero)
-    one = replace(entry, shape=(1,))
+    one = replace(entry, shape=(1,), axes=())
     levels = encode(one, numbers)[:, 0]
     return levels[: int(np.argmax(levels == levels[-1])) + 1]
