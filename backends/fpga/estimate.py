@@ -19,6 +19,7 @@ from ...compiler.errors import UnsupportedOp
 from ...compiler.estimates import Estimate, LayerEstimate, shortages
 from .circuit import products
 from .engines import options_of
+from .estimate_folded import estimate_folded, folded_alternative
 from .estimate_narrow import alternatives
 from .estimate_unrolled import Cost, layer_costs
 from .graph import Network
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from ...compiler.target import Target
+
+
+_ENGINES = ("rtl", "folded")
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,28 @@ def estimate(model: ir.Model, target: Target, engine: str) -> Estimate:
         UnsupportedOp: what the front refuses; `fpga-estimate`: no constants for this family or engine.
     """
     family = FAMILIES.get(target.isa.arch)
-    if family is None or engine != "rtl":
+    if family is None or engine not in _ENGINES:
         raise UnsupportedOp(
             "fpga-estimate",
             f"target {target.name}, engine {engine}: no routed designs stand behind an estimate for "
             f"{target.isa.arch!r}",
-            f"engine rtl on {', '.join(sorted(FAMILIES))} has one",
+            f"engines {' and '.join(_ENGINES)} on {', '.join(sorted(FAMILIES))} have one",
         )
     network = read_network(model)
+    if engine == "folded":
+        return estimate_folded(network, target, options_of(engine, target))
+    return _unrolled(network, target, family)
+
+
+def _unrolled(network: Network, target: Target, family: Family) -> Estimate:
     costs = layer_costs(network)
-    cutoff = float(options_of(engine, target)["latency_cutoff"])
+    cutoff = float(options_of("rtl", target)["latency_cutoff"])
     found = from_costs(network, costs, family, target.isa.arch, cutoff)
     if not shortages(found.needs(), target):
         return found
-    return replace(found, alternatives=tuple(alternatives(network, costs, family.lut_per_cost)))
+    folded = folded_alternative(network, target) if "folded" in target.engines else None
+    narrower = alternatives(network, costs, family.lut_per_cost)
+    return replace(found, alternatives=(*([folded] if folded else []), *narrower))
 
 
 def from_costs(network: Network, costs: list[Cost], family: Family, name: str, cutoff: float) -> Estimate:

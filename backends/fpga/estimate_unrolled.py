@@ -18,6 +18,7 @@ from .graph import Conv, Dense, Ints, Layer, Mix, Network, Pool, Requant, Wire
 
 _MOST_DIGITS = 3000  # of a traced block: about half a second
 _ALL_DIGITS = 9000  # of all traced blocks of a network
+_FEWEST_ROWS = 8
 _CHANNELS = 3
 _ALL_CHANNELS = 40
 _MOST_WINDOW = 256
@@ -116,13 +117,14 @@ class _Walk:
         """Return traced cost over formula, and the share of the formula's cost that was traced."""
         got = want = 0.0
         for block, cost in zip(parts, known, strict=True):
-            digits = block.digits
-            if not self._tracing or digits > _MOST_DIGITS or self._digits + digits > _ALL_DIGITS:
+            left = min(_MOST_DIGITS, _ALL_DIGITS - self._digits)
+            part = block if block.digits <= left else _first_rows(block, left)
+            if not self._tracing or (part is not block and (want or len(part.rows) < _FEWEST_ROWS)):
                 break
-            self._digits += digits
-            alone = Dense("part", ("x",), _wire("y", (len(block.rows),), 0, 1), block.rows)
-            got += self._trace(alone, [_wire("x", (block.rows.shape[1],), 0, top)])[0]
-            want += cost
+            self._digits += part.digits
+            alone = Dense("part", ("x",), _wire("y", (len(part.rows),), 0, 1), part.rows)
+            got += self._trace(alone, [_wire("x", (part.rows.shape[1],), 0, top)])[0]
+            want += cost if part is block else block_cost(part, top)
         return (got / want, want / sum(known)) if want and got else (1.0, 0.0)
 
     def _requant(self, layer: Requant) -> tuple[float, float, float]:
@@ -188,6 +190,11 @@ class _Walk:
         )
         logic = trace(part).logic
         return float(logic.cost), float(max(logic.out_latency, default=0.0))
+
+
+def _first_rows(block: Block, digits: int) -> Block:
+    """Return the first rows, with about so many digits."""
+    return Block(block.rows[: len(block.rows) * max(digits, 0) // max(block.digits, 1)])
 
 
 def _wire(name: str, shape: tuple[int, ...], low: int, high: int, step: int = 1) -> Wire:

@@ -41,6 +41,7 @@ class Design:
 _MLP = Spec("mlp", (16,), 3, 3, 3)
 _MLP2 = Spec("mlp16_w2", (16,), 2, 2, 2)
 _JETS3 = Spec("jets16_w3", (16, 8), 3, 3, 3, "jets")
+_JETS8 = Spec("jets8_w3", (8,), 3, 3, 3, "jets")
 DESIGNS: tuple[Design, ...] = (
     Design("mlp16_w3", "digits 64-16-10, 3 bits", _MLP),
     Design("mlp16_w3_c1", "digits 64-16-10, 3 bits", _MLP, cutoff=1),
@@ -66,6 +67,12 @@ DESIGNS: tuple[Design, ...] = (
     Design("mlp16_w2_c1", "digits 64-16-10, 2 bits", _MLP2, cutoff=1),
     Design("jets16_w3_c2", "jets 16-16-8-5, 3 bits", _JETS3, cutoff=2),
     Design("mlp16_w2_c8", "digits 64-16-10, 2 bits", _MLP2, cutoff=8),
+    Design("mlp8_w2", "digits 64-8-10, 2 bits", Spec("mlp8_w2", (8,), 2, 2, 2)),
+    Design("jets8_w3", "jets 16-8-5, 3 bits", _JETS8),
+    Design("jets8_w3_c1", "jets 16-8-5, 3 bits", _JETS8, cutoff=1),
+    Design("jets8_w4", "jets 16-8-5, 4 bits", Spec("jets8_w4", (8,), 4, 4, 4, "jets")),
+    Design("sparse16_w3", "digits 64-16-10, 3 bits, 80 % zeros", Spec("s16", (16,), 3, 3, 3, sparsity=0.8)),
+    Design("bin16", "digits 64-16-10, 1 bit", Spec("bin16", (16,), 1, 1, 1)),
     Design("tfc_1w1a", "MNIST 784-64-64-64-10, 1 bit (Brevitas)", "tfc_1w1a_qonnx.onnx", size="85k"),
 )  # fmt: skip
 

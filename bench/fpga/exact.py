@@ -6,7 +6,7 @@ PARED_DATA=... python -m pared.bench.fpga.exact [NAME ...]
 from __future__ import annotations
 
 import argparse
-import sys
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -131,31 +131,41 @@ def _difference(network: Network, got: Mapping[str, Ints], want: Mapping[str, In
     return f"{wrong} of {sum(want[name].size for name in network.outputs)}"
 
 
+def row(proof: Proof) -> list[object]:
+    """Prove one model and return the cells of its row."""
+    begin = time.monotonic()
+    try:
+        model = proof.model()
+        network = read_network(model)
+    except ParedError as err:
+        return [proof.name, proof.how, "", f"refused: {err}", "", "", "", "", ""]
+    tally, codes = prove(proof, model, network)
+    cells = circuit_cells(proof, model, network, codes)
+    unproven = sum(layer.unproven for layer in network.layers if isinstance(layer, Requant))
+    return [
+        proof.name, proof.how, f"{tally.samples} {proof.data}", f"{tally.wrong} of {tally.every}",
+        f"{tally.furthest:.2g}", unproven, *cells, round(time.monotonic() - begin),
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", help="only models whose name or precision holds one of these")
     parser.add_argument("--page", type=Path, default=Path("docs/results/fpga_exact.md"))
+    parser.add_argument("--keep", type=Path, help="rows found before, taken over and added to")
     args = parser.parse_args()
+    kept = json.loads(args.keep.read_text()) if args.keep and args.keep.is_file() else {}
     page = Page(args.page, "FPGA integers against the reference", ABOUT, HEADINGS)
     for proof in proofs():
-        if args.names and not any(name in f"{proof.name} {proof.how}" for name in args.names):
-            continue
-        begin = time.monotonic()
-        try:
-            model = proof.model()
-            network = read_network(model)
-        except ParedError as err:
-            page.add(proof.name, proof.how, "", f"refused: {err}", "", "", "", "", "")
-            continue
-        tally, codes = prove(proof, model, network)
-        cells = circuit_cells(proof, model, network, codes)
-        unproven = sum(layer.unproven for layer in network.layers if isinstance(layer, Requant))
-        page.add(
-            proof.name, proof.how, f"{tally.samples} {proof.data}", f"{tally.wrong} of {tally.every}",
-            f"{tally.furthest:.2g}", unproven, *cells, round(time.monotonic() - begin),
-        )  # fmt: skip
-        sys.stderr.flush()
+        key = f"{proof.name}: {proof.how}"
+        wanted = not args.names or any(name in key for name in args.names)
+        if key not in kept and wanted:
+            kept[key] = row(proof)
+            if args.keep:
+                args.keep.write_text(json.dumps(kept, indent=1))
+        if key in kept:
+            page.add(*kept[key])
 
 
 if __name__ == "__main__":

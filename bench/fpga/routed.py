@@ -2,8 +2,8 @@
 
     python -m pared.bench.fpga.routed [NAME ...] [--again]
 
-A design is routed anew where its Verilog has changed. Then `python -m pared.bench.fpga.calibration` writes
-the page. Minutes each: placement and routing run in one thread.
+A design is routed anew where its Verilog, or how adders are mapped, has changed. Then
+`python -m pared.bench.fpga.calibration` writes the page. Minutes each: placement runs in one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from ...backends.fpga import adders
 from ...backends.fpga.circuit import trace
 from ...backends.fpga.devices import Device
 from ...backends.fpga.read import read_network
@@ -30,8 +31,9 @@ _TIMEOUT_S = 7200.0
 
 
 def digest(rtl: Rtl) -> str:
-    """Return a digest of the Verilog."""
-    text = "\n".join(f"{name}\n{rtl.files[name]}" for name in sorted(rtl.files))
+    """Return a digest of the Verilog and of what maps its adders."""
+    mapping = Path(adders.__file__).read_text()
+    text = mapping + "\n".join(f"{name}\n{rtl.files[name]}" for name in sorted(rtl.files))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
