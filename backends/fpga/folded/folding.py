@@ -1,7 +1,8 @@
 """How many multipliers: the fastest folding that a device has room for, by counts known before synthesis.
 
 Block memories are exact where device tools take the cheapest shape of a block, which yosys does. Multiplier
-blocks are exact. LUT4 are a fit to routed designs (README.md), as labelled: estimated.
+blocks are exact. LUT4 are counted roughly, within a few percent of the routed
+designs in docs/results/fpga_folded.md.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from dataclasses import dataclass
 
 from ....compiler.errors import TargetError
 from ....compiler.target import Resources
-from .image import Image, bank_blocks, blocks, image_of
+from .image import Image, bank_bits, bank_blocks, blocks, image_of
 from .program import Folding, Lines, Program, program_of, weight_bits
 from .tasks import Tasks
 
 _MULTIPLIER_BITS = 18
+_SMALL = 32  # words of activations that go into LUTs
 # Of a device, so that placement and routing succeed.
 _LUT_SHARE, _BRAM_SHARE = 0.8, 0.95
 _MOST_PINS = 190
 _LANES = (2, 4, 8, 16, 32, 64, 128, 256)
+_MOST_LANES = 64  # of those that are taken unasked: wider ones were not routed
 _UNITS = (1, 2, 4, 8)
 _WORTH = 0.97  # clocks left, for more hardware
 
@@ -56,18 +59,20 @@ def needs_of(program: Program, image: Image) -> Needs:
     banks = folding.lanes // folding.units
     bram = bank_blocks(w.weight * folding.lanes, len(image.weights), w.bank)
     bram += blocks(w.row * folding.units, len(image.rows))
-    bram += banks * _bank(folding.units * w.value, program.depth)
+    small = program.depth <= _SMALL
+    bram += 0 if small else banks * blocks(folding.units * w.value, program.depth)
     bram += sum(blocks(w.sum, len(table)) for table in image.thresholds)
     slices = (1 + (w.sum > _MULTIPLIER_BITS)) * (1 + (w.factor > _MULTIPLIER_BITS))
-    lanes = folding.lanes * (2.3 * w.sum + 2 * w.value)
-    units = folding.units * (3 * w.total + 60)
+    lut = folding.lanes * (4 * w.sum + 2 * w.value) + folding.units * 4 * w.total + w.word
+    lut += folding.lanes * w.weight * (-(-len(image.weights) >> w.bank) - 1) // 3
+    lut += 4 * -(-program.depth // 16) * -(-folding.lanes * w.value // 4) if small else 0
     pins = folding.units * (w.value + w.result) + 6
-    return Needs(bram, folding.lanes + folding.units * slices, round(lanes + units + 500), pins)
+    return Needs(bram, folding.lanes + folding.units * slices, lut, pins)
 
 
-def _bank(bits: int, words: int) -> int:
-    """Return the block memories of a bank of activations; small ones go into LUTs."""
-    return 0 if words <= 16 else blocks(bits, words)
+def _weight_blocks(program: Program, bits: int) -> int:
+    words, width = sum(len(one.weights) for one in program.instructions), bits * program.folding.lanes
+    return bank_blocks(width, words, bank_bits(width, words))
 
 
 def choose(tasks: Tasks, lines: Lines, have: Resources, lanes: int = 0, units: int = 0) -> Design:
@@ -85,6 +90,8 @@ def choose(tasks: Tasks, lines: Lines, have: Resources, lanes: int = 0, units: i
         program = program_of(tasks, lines, folding, bits)
         if best is not None and program.clocks > _WORTH * best.program.clocks:
             continue
+        if least is not None and have.bram is not None and _weight_blocks(program, bits) > have.bram:
+            continue  # before tables are made for nothing
         image = image_of(program, bits)
         design = Design(program, image, needs_of(program, image))
         least = least or design
@@ -107,7 +114,7 @@ def _check_option(name: str, value: int, valid: tuple[int, ...]) -> None:
 
 def _foldings(lanes: int, units: int) -> Iterator[Folding]:
     """Return foldings, fewest multipliers first."""
-    for n in (lanes,) if lanes else _LANES:
+    for n in (lanes,) if lanes else [n for n in _LANES if n <= _MOST_LANES]:
         for m in (units,) if units else _UNITS:
             if m <= n:
                 yield Folding(n, m)

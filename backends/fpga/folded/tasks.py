@@ -227,7 +227,7 @@ class _Planner:
         name, order = self._origin(layer.inputs[0])
         tensor = self.stored[name]
         columns = np.zeros((layer.weights.shape[0], tensor.channels * tensor.pixels), np.int64)
-        np.add.at(columns, (slice(None), order), layer.weights)
+        np.add.at(columns.T, order, layer.weights.T)  # columns of one value add up
         pictures = columns.reshape(-1, tensor.channels, tensor.height, tensor.width)
         return _windowed(layer, tensor, np.moveaxis(pictures, 1, 3))
 

@@ -27,8 +27,12 @@ def equal_everywhere(thresholds: Ints, low: int, high: int, line: Line) -> bool:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(-3000, 0), st.integers(1, 3000), st.integers(1, 255), st.floats(0.01, 1.2), st.floats(-0.5, 0.5)
-)  # fmt: skip
+    st.integers(-3000, 0),
+    st.integers(1, 3000),
+    st.integers(1, 255),
+    st.floats(0.01, 1.2),
+    st.floats(-0.5, 0.5),
+)
 def test_the_line_of_a_scale_equals_its_rounding(
     low: int, high: int, levels: int, scale: float, bias: float
 ) -> None:
