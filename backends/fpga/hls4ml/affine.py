@@ -83,6 +83,23 @@ def find_chain(rows: Rows) -> list[Affine] | None:
     return chain if chain is not None and _is_right(rows, chain) else None
 
 
+def rising(rows: Rows) -> Ints:
+    """Return thresholds [R, K] of a itself, ascending: -a reaches t where a does not reach 1 - t.
+
+    `#{k : a >= thresholds[k]}` is the count, or all levels less the count where the sign is -1.
+    """
+    turned = np.where(rows.sign[:, None] > 0, rows.thresholds, 1 - rows.thresholds[:, ::-1])
+    return np.ascontiguousarray(turned)
+
+
+def code_chain(rows: Rows) -> list[Affine]:
+    """Return the step from counts of `rising` thresholds to codes; none where they are the same."""
+    top = rows.start + rows.step * rows.levels
+    bias = np.where(rows.sign > 0, rows.start, top)
+    last = Affine(rows.step * rows.sign, bias, 0, holding(rows.start, top))
+    return [] if last.is_identity else [last]
+
+
 def _line(row: Ints, low: int, high: int) -> Line | None:
     """Return the line of one row; its count, saturated at 0 and at all levels, is right in low..high."""
     always = int((row <= low).sum())

@@ -48,8 +48,8 @@ def build(folder: Path, ends: Ends, settings: Settings) -> Path:
     (folder / _SOURCE).write_text(_source(ends, settings.road, quick))
     includes = [f"-I{name}" for name in settings.road.includes]
     command = [
-        compiler, "-O2", "-w", "-DNDEBUG", "-fPIC", "-shared", f"-std={_STANDARD}", "-fno-gnu-unique", *includes,
-        "-DWEIGHTS_DIR=pared_weights", "-include", _HEADER, _SOURCE, "-o", LIBRARY,
+        compiler, "-O2", "-w", "-DNDEBUG", "-fPIC", "-shared", f"-std={_STANDARD}", "-fno-gnu-unique",
+        *includes, "-DWEIGHTS_DIR=pared_weights", "-include", _HEADER, _SOURCE, "-o", LIBRARY,
     ]  # fmt: skip
     run_tool("emulation", command, folder, settings.timeout_s)
     (folder / _GENERATED).with_name(_QUICK).unlink(missing_ok=True)

@@ -87,13 +87,13 @@ def make_project(network: Network, settings: Settings, folder: Path) -> Project:
     """Write a network as a project into `folder`, compile it, and compare it with the golden integers.
 
     Raises:
-        UnsupportedOp: `fpga-thresholds`, `fpga-hls-layer`, `fpga-hls-differs`.
+        UnsupportedOp: `fpga-hls-layer`, `fpga-hls-differs`.
         TargetError: `fpga-hls-unroll`, `fpga-does-not-fit`.
         ParedError: hls4ml or g++ failed.
     """
     plan = make_plan(network, depthwise=settings.road.depthwise)
     if settings.io == "io_stream":
-        check_streams(plan)
+        check_streams(plan, settings.road)
     reuse = choose_reuse(plan, settings)
     ends = write_project(plan, reuse, settings, folder)
     library = build(folder, ends, settings)

@@ -10,9 +10,10 @@ import numpy as np
 
 from ....compiler.errors import UnsupportedOp
 from ..graph import Conv, Dense, Ints, Layer, Mix, Move, Network, Pool, Requant, Wire
-from .affine import Rows, find_chain
+from .affine import Rows, code_chain, find_chain, rising
 from .formats import Affine, Format, holding
 from .plan import Attribute, Plan, Port, Step, last_order, last_shape
+from .tables import KIND
 
 _ONE_AXIS, _TWO_AXES, _PAIR = 1, 2, 2
 
@@ -33,7 +34,7 @@ def make_plan(network: Network, *, depthwise: bool = True) -> Plan:
         depthwise: whether hls4ml's backend has depthwise convolutions; else they get zeros for the others.
 
     Raises:
-        UnsupportedOp: `fpga-thresholds`, `fpga-hls-layer`: what hls4ml's layers cannot be, naming the node.
+        UnsupportedOp: `fpga-hls-layer`: what hls4ml's layers cannot be, naming the node.
     """
     return _Builder(network, depthwise).build()
 
@@ -229,24 +230,34 @@ class _Builder:
     def _requant(self, layer: Layer) -> tuple[str, Ints]:
         assert isinstance(layer, Requant)
         wire, signal = self._network.wires[layer.inputs[0]], self._signals[layer.inputs[0]]
-        chain = find_chain(_rows(layer, wire))
-        if chain is None:
-            raise UnsupportedOp(
-                "fpga-thresholds",
-                f"node {layer.name!r}: no multiplication and shift equals its {layer.thresholds.shape[1]} "
-                "thresholds per channel",
-                "quantize with powers of two: quantize{scale=pow2}, or use fewer bits for activations",
-            )
         if layer.axis not in (None, 0):
             raise _no_layer(layer, f"thresholds along axis {layer.axis}", "quantize per channel")
         channel = signal.order if len(wire.shape) == 1 else np.arange(wire.shape[0])
-        step = signal.step
-        if self._is_fused(chain[0], wire):
+        step, rows = signal.step, _rows(layer, wire)
+        chain = find_chain(rows)
+        if chain is None:
+            step = self._counted(step, rows, wire, channel, layer)
+            chain = code_chain(rows)
+        elif self._is_fused(chain[0], wire):
             self._steps[step] = _fused(self._steps[step], chain.pop(0), channel)
         for one in chain:
             step = self._affine(step, one, wire, channel, layer)
         self._steps[step] = replace(self._steps[step], wire=layer.output.name)
         return step, signal.order
+
+    def _counted(self, source: str, rows: Rows, wire: Wire, channel: Ints, layer: Layer) -> str:
+        """Add a table of thresholds; unused places hold what no number reaches."""
+        bits = rows.levels.bit_length()
+        table = rising(rows)
+        never = max(int(rows.high.max()), int(table.max()), 0) + 1
+        table = np.pad(table, ((0, 0), (0, (1 << bits) - rows.levels)), constant_values=never)
+        table = table if len(table) == 1 else np.ascontiguousarray(table[channel])
+        attributes: dict[str, Attribute] = {
+            "n_in": int(np.prod(wire.shape, dtype=np.int64)), "n_filt": len(table), "bits": bits,
+            "threshold_data": table,
+        }  # fmt: skip
+        count = holding(0, rows.levels)
+        return self._add(KIND, (source,), count, attributes, {"threshold": _holding(table)}, None, layer)
 
     def _is_fused(self, first: Affine, wire: Wire) -> bool:
         """Say whether the layer's own result type does the rounding: a power of two, read once."""

@@ -18,6 +18,7 @@ from ..graph import Ints
 from .plan import Plan, Step
 from .reuse import Reuse
 from .settings import Settings
+from .tables import KIND, register, write_header
 
 if TYPE_CHECKING:
     from hls4ml.model.graph import ModelGraph
@@ -48,6 +49,8 @@ def write_project(plan: Plan, reuse: Mapping[str, Reuse], settings: Settings, fo
         try:
             graph = _graph(plan, reuse, settings, folder)
             graph.write()
+            if any(step.kind == KIND for step in plan.steps):
+                write_header(folder, streams=settings.road.streams)
             _make_steady(folder, str(graph.config.get_config_value("Stamp")))
         except (Exception, SystemExit) as err:  # hls4ml raises Exception itself
             raise ParedError(
@@ -76,6 +79,7 @@ def _graph(plan: Plan, reuse: Mapping[str, Reuse], settings: Settings, folder: P
     from hls4ml.backends import get_backend
     from hls4ml.model.graph import ModelGraph
 
+    register(settings.road.backend)
     config = get_backend(settings.road.backend).create_initial_config(
         part=settings.part or None, clock_period=settings.clock_ns, io_type=settings.io
     )

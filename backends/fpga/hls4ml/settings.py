@@ -25,6 +25,7 @@ class Tool:
         programs: any of these synthesises, preferred first.
         brings: what has these programs.
         depthwise: whether hls4ml has depthwise convolutions for it.
+        streams: whether our own layer has streams for it.
         sized: whether hls4ml's C function takes a size per argument too.
     """
 
@@ -35,6 +36,7 @@ class Tool:
     brings: str
     depthwise: bool = True
     sized: bool = False
+    streams: bool = True
 
 
 _AP, _AC = ("ap_fixed.h", "ap_int.h"), ("ac_fixed.h", "ac_int.h")
@@ -43,7 +45,7 @@ TOOLS: Mapping[str, Tool] = {
     "vivado": Tool("Vivado", ("firmware/ap_types",), _AP, ("vivado_hls",), "AMD Vivado HLS up to 2020.1"),
     "quartus": Tool(
         "Quartus", ("firmware/ac_types", "firmware/ap_types"), _AC, ("i++",), "the Intel HLS Compiler",
-        depthwise=False, sized=True,
+        depthwise=False, sized=True, streams=False,
     ),
     "catapult": Tool(
         "Catapult",
@@ -53,6 +55,7 @@ TOOLS: Mapping[str, Tool] = {
         ),
         _AC, ("catapult",), "Siemens Catapult",
         depthwise=False,  # hls4ml 1.3.0 has them, and computes them wrong
+        streams=False,
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pared.backends.fpga.graph import Ints
-from pared.backends.fpga.hls4ml.affine import Rows, find_chain
+from pared.backends.fpga.hls4ml.affine import Rows, code_chain, find_chain, rising
 from pared.backends.fpga.hls4ml.formats import Affine, Format, apply, holding
 
 WIDE = 100_000
@@ -62,6 +62,29 @@ def test_thresholds_on_no_line_have_no_chain() -> None:
     thresholds = np.array([[0, 1, 2, 50, 51, 400]], np.int64)
     rows = Rows(thresholds, np.ones(1, np.int64), np.full(1, -500), np.full(1, 500), 0, 1)
     assert find_chain(rows) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-50, 50), min_size=5, max_size=5), min_size=1, max_size=3),
+    st.sampled_from([1, -1]),
+    st.integers(-9, 9),
+    st.sampled_from([1, 2]),
+)
+def test_any_thresholds_are_a_table_and_a_step(
+    table: list[list[int]], last: int, start: int, step: int
+) -> None:
+    sign = np.ones(len(table), np.int64)
+    sign[-1] = last
+    low, high = (np.full(len(table), end) for end in (-99, 99))
+    rows = Rows(np.sort(np.array(table, np.int64)), sign, low, high, start, step)
+    a = np.arange(-99, 100)
+    counts = np.stack([np.searchsorted(row, a, side="right") for row in rising(rows)], 1)
+    want = [
+        start + step * np.searchsorted(t, s * a, side="right")
+        for t, s in zip(rows.thresholds, sign, strict=True)
+    ]
+    np.testing.assert_array_equal(run(code_chain(rows), counts), np.stack(want, 1))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from pared.backends.fpga.engines import ENGINES, Option
 from pared.backends.fpga.hls4ml.lower import make_plan
 from pared.backends.fpga.hls4ml.plan import Plan
 from pared.backends.fpga.hls4ml.reuse import MOST_UNROLLED, choose_reuse, valid_factors
-from pared.backends.fpga.hls4ml.settings import Settings, settings_of
+from pared.backends.fpga.hls4ml.settings import TOOLS, Settings, settings_of
 from pared.backends.fpga.hls4ml.streams import check_streams
+from pared.backends.fpga.hls4ml.tables import KIND
 from pared.backends.fpga.read import read_network
 from pared.compiler.errors import TargetError, UnsupportedOp
 
@@ -52,16 +53,23 @@ def test_depthwise_convolutions_are_convolutions_with_zeros_where_hls4ml_has_non
     assert "DepthwiseConv2D" not in kinds(make_plan(network, depthwise=False))
 
 
-def test_thresholds_on_no_line_are_refused_by_name() -> None:
+def test_thresholds_on_no_line_are_a_table() -> None:
+    plan = make_plan(read_network(residual(2.8)))
+    assert [kind for kind in kinds(plan) if kind == KIND] == [KIND]
+
+
+def test_streams_refuse_a_table_where_it_has_none() -> None:
+    plan = make_plan(read_network(residual(2.8)))
+    check_streams(plan, TOOLS["vitis"])
     with pytest.raises(UnsupportedOp, match="QuantizeLinear_yq") as caught:
-        make_plan(read_network(residual(2.8)))
-    assert caught.value.reason == "fpga-thresholds"
+        check_streams(plan, TOOLS["quartus"])
+    assert caught.value.reason == "fpga-hls-layer"
 
 
 def test_streams_refuse_overlapping_pools_by_name() -> None:
     plan = make_plan(read_network(qdq_conv(np.random.default_rng(1), True, 1, 1, 1)))
     with pytest.raises(UnsupportedOp, match="MaxPool_y") as caught:
-        check_streams(plan)
+        check_streams(plan, TOOLS["vitis"])
     assert caught.value.reason == "fpga-hls-layer"
 
 

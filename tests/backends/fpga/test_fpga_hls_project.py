@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from fpga_models import binary, mlp, qdq_conv
+from fpga_models import binary, mlp, qdq_conv, residual
 
 import pared
 from pared.backends.fpga.backend import FpgaBackend
@@ -41,10 +41,11 @@ def samples(net: ir.Model, count: int) -> np.ndarray:
     ("net", "tool", "io"),
     [
         (qdq_conv(np.random.default_rng(1), True, 2, 1, 4), "vitis", "io_parallel"),
+        (residual(2.8), "vitis", "io_stream"),
         (binary(np.random.default_rng(0)), "catapult", "io_stream"),
         (qdq_conv(np.random.default_rng(1), False, 2, 1, 4), "quartus", "io_parallel"),
     ],
-    ids=["vitis-conv", "catapult-binary-stream", "quartus-conv"],
+    ids=["vitis-conv", "vitis-table-stream", "catapult-binary-stream", "quartus-conv"],
 )
 def test_the_emulation_gives_the_golden_integers(net: ir.Model, tool: str, io: str, tmp_path: Path) -> None:
     settings = settings_of({**DEFAULTS, "tool": tool, "io": io})
