@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from ...backends.fpga.devices import Device, device_of
@@ -26,7 +27,7 @@ from ...backends.fpga.folded.program import lines_of
 from ...backends.fpga.folded.rtl import files_of
 from ...backends.fpga.folded.simulation import simulate_engine
 from ...backends.fpga.folded.tasks import tasks_of
-from ...backends.fpga.graph import Network
+from ...backends.fpga.graph import Ints, Network
 from ...backends.fpga.host import Host
 from ...backends.fpga.read import read_network
 from ...backends.fpga.route import route_files
@@ -101,8 +102,7 @@ def make(case: Case) -> Made:
 def simulated(case: Case) -> dict[str, object]:
     """Compare the Verilog with the golden integers on real samples, by Verilator."""
     made = make(case)
-    name = made.network.head.graph.inputs[0].name or ""
-    codes = Host(made.network).encode({name: case.data()[: case.samples]})
+    codes = _codes(made.network, case.data()[: case.samples])
     want = simulate(made.network, codes)
     got = simulate_engine(
         made.design.program, made.design.image, made.files, codes, "verilator", timeout_s=_TIMEOUT_S
@@ -111,6 +111,15 @@ def simulated(case: Case) -> dict[str, object]:
     values = sum(int(want[key].size) for key in made.network.outputs)
     clocks = set(got.clocks) == {made.design.program.clocks}
     return {"samples": case.samples, "values": values, "differing": differing, "clocks_as_computed": clocks}
+
+
+def _codes(network: Network, x: Floats) -> dict[str, Ints]:
+    """Return the integers of samples; a model that takes integers gets them rounded to its own scale."""
+    source, wire = network.head.graph.inputs[0], network.inputs[0]
+    if source.dtype is not None and source.dtype.is_integer():
+        q = np.clip(np.rint(x / wire.unit) + wire.zero, wire.least, wire.most)
+        return {wire.name: q.astype(np.int64).reshape(-1, *wire.shape)}
+    return Host(network).encode({source.name or "": x})
 
 
 def routed(case: Case) -> dict[str, object]:
