@@ -44,8 +44,11 @@ class FpgaBackend:
             MissingTool: a package or program is not installed.
             ParedError: a tool failed or took too long.
         """
+        from .report import with_layers
+
         module = module_of(engine)
-        return module.lower(model, target, options_of(engine, target), ctx)
+        payload = module.lower(model, target, options_of(engine, target), ctx)
+        return with_layers(payload, model, target, ctx.calibration)
 
     def estimate(self, model: ir.Model, target: Target, engine: str) -> Estimate:
         """Estimate resources and latency before synthesis; see estimate.py."""
