@@ -58,6 +58,7 @@ PASSES: PassTable = {
     "lowrank": _pass("lowrank.lowrank", "LowRank"),
     "mpo": _pass("lowrank.mpo", "Mpo"),
     "lowrank-passthrough": _pass("lowrank.passthrough", "LowRankPassthrough"),
+    "short-scales": _pass("quantize.short_scales", "ShortScales"),
     "quantize-recurrent": _pass("quantize.recurrent", "QuantizeRecurrent"),
     "prune": _pass("prune.prune", "Prune"),
     "estimate-channels": _pass("prune.estimate_channels", "EstimateChannels"),

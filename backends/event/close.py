@@ -103,5 +103,5 @@ class Closer:
             reach, bits = f"{low.min()} to {high.max()}", limit.bit_length() + 1
             raise Refused(node, f"an accumulator may reach {reach}, which leaves {bits} bits")
         terms = np.maximum(high - total.bias, total.bias - low) + np.abs(total.bias)
-        error = np.zeros(channels) if total.values else term_error(terms, total.unit)
-        return Sums(low, high, total.unit, total.offset, error, total.divisor)
+        error = np.zeros(channels) if total.values else term_error(terms, total.unit, total.exact)
+        return Sums(low, high, total.unit, total.offset, error, total.divisor, total.exact)

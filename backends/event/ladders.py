@@ -17,6 +17,8 @@ Function: TypeAlias = Callable[[Integers], Integers]
 # Relative error that float32 evaluation of a layer can add to a term: dequantizing data and weights (half an
 # ulp each), the sum's rounding, the quantizer's division and zero point; doubled.
 _FLOAT_ERROR = 2.0**-21
+# The same where sums are exact: the sum's and the bias' rounding in float64.
+_SUM_ERROR = 2.0**-50
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,7 @@ class Sums:
         low, high: int64 [channels or 1], least and largest accumulator.
         unit, offset: float64 [channels or 1]; real = accumulator * unit / divisor + offset.
         error: float64 [channels or 1], how far the model's own float arithmetic may be from that.
+        exact: but for one rounding of the sum to float32 it is that.
     """
 
     low: Integers
@@ -73,6 +76,7 @@ class Sums:
     offset: Reals
     error: Reals
     divisor: int = 1
+    exact: bool = False
 
 
 def integer_ladder(sums: Sums, quantizer: Quantizer, unit: npt.NDArray[np.float32]) -> Ladder:
@@ -100,7 +104,8 @@ def integer_ladder(sums: Sums, quantizer: Quantizer, unit: npt.NDArray[np.float3
 def real_ladder(sums: Sums, quantizer: Quantizer) -> Ladder:
     """Return the ladder of a layer that the model computes in float, and how many steps that leaves open."""
     unit, offset = sums.unit.reshape(-1, 1), sums.offset.reshape(-1, 1)
-    error = (sums.error + _FLOAT_ERROR * np.abs(sums.offset)).reshape(-1, 1)
+    share = _SUM_ERROR if sums.exact else _FLOAT_ERROR
+    error = (sums.error + share * np.abs(sums.offset)).reshape(-1, 1)
 
     def shifted(by: Reals) -> Function:
         return lambda total: quantizer.counts(total * unit / sums.divisor + offset + by)
@@ -135,9 +140,16 @@ def search(function: Function, counts: tuple[int, int], low: Integers, high: Int
     return np.where(above > high.reshape(-1, 1), NEVER, above)
 
 
-def term_error(sums_of_terms: Integers, unit: Reals) -> Reals:
+def term_error(sums_of_terms: Integers, unit: Reals, exact: bool) -> Reals:
     """Return the bound of float rounding over terms whose absolute values add up to so many units."""
-    return np.asarray(sums_of_terms * np.abs(unit) * _FLOAT_ERROR, np.float64)
+    return np.asarray(sums_of_terms * np.abs(unit) * (_SUM_ERROR if exact else _FLOAT_ERROR), np.float64)
+
+
+def digits(scale: npt.NDArray[np.float32]) -> int:
+    """Return how many significant bits scales have, at most."""
+    mantissa = np.frexp(scale.astype(np.float64))[0] * 2.0**24
+    whole = np.abs(mantissa).astype(np.int64)
+    return 25 - min((int(item & -item).bit_length() for item in whole.reshape(-1) if item), default=24)
 
 
 def climb(ladder: Ladder, total: Integers) -> Integers:

@@ -21,7 +21,7 @@ from .graph import (
     Synapses,
     Window,
 )
-from .ladders import Quantizer
+from .ladders import Quantizer, digits
 from .operands import (
     Operand,
     Refused,
@@ -137,9 +137,17 @@ def _emit(
     unit = np.float64(np.float32(x.scale)) * weights.scale.astype(np.float64)
     total = Sum(
         (Connection(x.population, synapses),), shape, unit, np.zeros(1), np.zeros(1, np.int64), unit32,
-        False, (label(node),),
+        False, (label(node),), exact=_is_exact(x, weights, reader.closer.range(x.population)),
     )  # fmt: skip
     reader.terms[node.outputs[0]] = _biased(node, total, bias, unit32)
+
+
+def _is_exact(x: Real, weights: Operand, counts: tuple[int, int]) -> bool:
+    """Tell whether counts and weights times scales are exact in float32, sums of products in float64."""
+    wide = max(-counts[0], counts[1]).bit_length()
+    data, terms = digits(np.full(1, x.scale, np.float32)), int(np.prod(weights.q.shape[1:])).bit_length()
+    scales = digits(weights.scale)
+    return data + wide <= 24 and scales + 8 <= 24 and data + wide + scales + 8 + terms <= 53
 
 
 def _biased(node: ir.Node, total: Sum, bias: ir.Value | None, unit32: Floats) -> Sum:

@@ -60,6 +60,7 @@ class Sum:
         steps: a real bias in whole steps, which takes the place of `offset` where `integer` applies.
         divisor: real = accumulator * unit / divisor + offset, divided as the reference divides averages.
         floor, ceiling: clipping since.
+        exact: dequantized data, weights and their sums are exact in the types that the model computes in.
         nodes: names of what it stands for.
     """
 
@@ -75,6 +76,7 @@ class Sum:
     divisor: int = 1
     floor: float = -np.inf
     ceiling: float = np.inf
+    exact: bool = False
 
     @property
     def is_clipped(self) -> bool:
@@ -91,7 +93,7 @@ class Sum:
         """Return the sum behind `x * factor + offset`, factors positive; it is float from here."""
         return replace(
             self, unit=self.unit * factor, offset=self.offset * factor + offset, integer=None,
-            steps=None, values=False, nodes=(*self.nodes, node),
+            steps=None, values=False, exact=False, nodes=(*self.nodes, node),
         )  # fmt: skip
 
 

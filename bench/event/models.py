@@ -50,7 +50,7 @@ def quantized(source: Source, bits: int) -> ir.Model:
     model = import_model(source.path).model
     data = {source.input: source.calibration}
     samples = open_samples(data, signature_of(model), purpose="calibration")
-    text = f"canonicalize,balance,quantize{{{_WIDTHS[bits]}}},relu-into-quantizer,dead-code"
+    text = f"canonicalize,balance,quantize{{{_WIDTHS[bits]}}},short-scales,relu-into-quantizer,dead-code"
     return Manager().run(model, parse_pipeline(text, PASSES, MACROS), Context(calibration=samples)).model
 
 
