@@ -83,7 +83,7 @@ class _Reader:
         }
         edges: list[tuple[str, str]] = []
         for node in self._body:
-            if node.op_type in ("Identity", "Greater") or _is_junction(node):
+            if node.op_type in ("Identity", "Greater", "Constant") or _is_junction(node):
                 continue
             name = str(node.name)
             nodes[name] = self._node(node)

@@ -29,7 +29,12 @@ def read_lava(path: Path) -> Graph:
         UnsupportedOp: `lava-layer`, a layer of another kind.
         MissingTool: h5py is not installed.
     """
-    layers = read_tree(path).get("layer")
+    return from_tree(read_tree(path), path)
+
+
+def from_tree(tree: Tree, path: Path) -> Graph:
+    """Return the graph of a file's content; `path` is for errors, which are those of `read_lava`."""
+    layers = tree.get("layer")
     if not isinstance(layers, Mapping) or not layers:
         raise _malformed(path, "it has no group `layer`")
     try:

@@ -24,10 +24,14 @@ def read_nir(path: Path) -> Graph:
         UnsupportedOp: `nir-node`, a node of an unknown kind.
         MissingTool: h5py is not installed.
     """
-    tree = read_tree(path)
+    return from_tree(read_tree(path), str(path))
+
+
+def from_tree(tree: Tree, path: str) -> Graph:
+    """Return the graph of a file's content; `path` is for errors, which are those of `read_nir`."""
     version = tree.get("version")
     if "node" not in tree:
-        raise malformed(str(path), "it has no group `node`")
+        raise malformed(path, "it has no group `node`")
     if not isinstance(version, str) or not _VERSIONS.fullmatch(version):
         raise ModelError(
             "nir-version",
@@ -35,9 +39,9 @@ def read_nir(path: Path) -> Graph:
             "this pared reads NIR 0.x and 1.x",
             "write it again with nir 1.0.8",
         )
-    found = _node(tree["node"], str(path))
+    found = _node(tree["node"], path)
     if not isinstance(found, Graph):
-        raise malformed(str(path), f"its root is a {found.kind}, a NIRGraph was needed")
+        raise malformed(path, f"its root is a {found.kind}, a NIRGraph was needed")
     return found
 
 

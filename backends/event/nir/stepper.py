@@ -29,7 +29,7 @@ class Stepper:
         self._computes: dict[str, Compute] = {}
         for step in plan.steps:
             if step.node.kind in neurons.PARAMETERS:
-                self._neurons[step.name] = _advance(step.node, plan.dt)
+                self._neurons[step.name] = _advance(step, plan.dt)
             else:
                 self._computes[step.name] = _compute(step)
         self._late = {name for step in plan.steps for name in step.late}
@@ -117,13 +117,14 @@ def parameters(node: Node) -> dict[str, Array]:
     return {name: found[name] for name in neurons.PARAMETERS[node.kind]}
 
 
-def _advance(node: Node, dt: float) -> Advance:
-    given = parameters(node)
-    if node.kind == neurons.LAVA:
+def _advance(step: Step, dt: float) -> Advance:
+    kind, given = step.node.kind, parameters(step.node)
+    if kind == neurons.LAVA:
         return partial(neurons.advance_lava, given)
-    if node.kind == neurons.DELAY:
+    if kind == neurons.DELAY:
+        queue_length(step, dt)
         return partial(neurons.advance_delay, neurons.delay_steps(given["delay"], dt))
-    return partial(neurons.advance, neurons.recurrence(node.kind, given, dt))
+    return partial(neurons.advance, neurons.recurrence(kind, given, dt))
 
 
 def _sum(parts: list[Floats]) -> Floats | None:

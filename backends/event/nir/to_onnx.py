@@ -126,12 +126,21 @@ class _Writer:
         elif node.kind == "Scale":
             self._node("Mul", [x, self._weight(name, node, "scale")], name, name)
         elif node.kind == "Flatten":
-            shape = self._constant(f"{name}_shape", np.array([0, *step.shape_out], np.int64))
-            self._node("Reshape", [x, shape], name, name)
+            self._flatten(step, x)
         elif node.kind in ("Conv1d", "Conv2d"):
             self._convolution(step, x)
         else:
             self._pool(step, x)
+
+    def _flatten(self, step: Step, x: str) -> None:
+        name = step.name
+        if len(step.shape_out) == 1:
+            self._node("Flatten", [x], name, name, axis=1)
+            return
+        # Inside the body, where shape inference sees it.
+        sizes = numpy_helper.from_array(np.array([0, *step.shape_out], np.int64))
+        self._node("Constant", [], f"{name}_shape", f"{name}_shape", value=sizes)
+        self._node("Reshape", [x, f"{name}_shape"], name, name)
 
     def _convolution(self, step: Step, x: str) -> None:
         node, name = step.node, step.name

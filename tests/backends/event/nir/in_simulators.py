@@ -1,15 +1,17 @@
-"""Runs a NIR file in other people's simulators: `in_simulators.py MODEL.nir IN.npz OUT.npz`.
+"""Runs NIR files in other people's simulators: `in_simulators.py JOBS.json`.
 
-IN has `x` [samples, steps, ...] and `dt`; OUT gets one array per simulator, sums over steps, or a text that
-says why it has none. A process of its own, as these packages warn, log and start threads while they load.
+Each job has `model`, `source` (.npz with `x` [samples, steps, ...]), `dt`, `names` of simulators and `to`,
+the .npz that gets one array [samples, steps, ...] per simulator. A process of its own, as these packages warn,
+log and start threads while they load; one for all jobs, as loading takes seconds.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -17,23 +19,16 @@ warnings.simplefilter("ignore")
 logging.disable(logging.CRITICAL)
 
 
-def main(model: str, source: str, to: str, *names: str) -> None:
+def main(jobs: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    with np.load(source) as file:
-        x, dt = torch.tensor(file["x"]), float(file["dt"])
-    runs: dict[str, Callable[[], torch.Tensor]] = {
-        "norse": lambda: norse(model, x, dt),
-        "spikingjelly": lambda: spikingjelly(model, x, dt),
-        "sinabs": lambda: sinabs(model, x),
-        "snntorch": lambda: snntorch(model, x),
-    }
-    found = {}
-    for name in names or ("norse", "spikingjelly", "sinabs"):
-        with torch.no_grad():
-            found[name] = runs[name]().detach().numpy()
-    np.savez(to, **found)
+    runs = {"norse": norse, "spikingjelly": spikingjelly, "sinabs": sinabs, "snntorch": snntorch}
+    for job in json.loads(Path(jobs).read_text()):
+        with np.load(job["source"]) as file, torch.no_grad():
+            x = torch.tensor(file["x"])
+            found = {name: runs[name](job["model"], x, job["dt"]).numpy() for name in job["names"]}
+        np.savez(job["to"], **found)
 
 
 def norse(model, x, dt):
@@ -49,7 +44,7 @@ def spikingjelly(model, x, dt):
     return _each_step(import_from_nir(model, dt=dt), x)
 
 
-def sinabs(model, x):
+def sinabs(model, x, dt):
     import nir
     from sinabs.nir import from_nir
 
@@ -58,7 +53,7 @@ def sinabs(model, x):
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-def snntorch(model, x):
+def snntorch(model, x, dt):
     import contextlib
     import io
 
@@ -81,4 +76,4 @@ def _each_step(net, x):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

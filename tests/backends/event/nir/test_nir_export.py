@@ -202,7 +202,7 @@ def test_sums_of_two_fine_values_become_coarse_ones():
     assert np.array_equal(graded(coarse, {"x": x})["a"], graded(graph, {"x": x})["a"])
 
 
-@pytest.mark.parametrize(("name", "bits", "samples"), [("digits_mlp", 8, 100), ("digits_cnn", 2, 100)])
+@pytest.mark.parametrize(("name", "bits", "samples"), [("digits_mlp", 8, 10), ("digits_cnn", 2, 20)])
 def test_our_own_stepper_gives_the_integers_of_the_event_graph(name, bits, samples):
     graph, x = read(quantized(name, bits)), images(samples)
     want = graded(graph, {"image": x})[graph.outputs[0].layer].reshape(samples, -1)
