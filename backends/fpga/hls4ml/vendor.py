@@ -78,9 +78,9 @@ def synthesise(project: bytes, settings: Settings) -> Vendor:
 
 def _workplace(project: bytes) -> Path:
     """Return the folder of this very project, unpacked once."""
-    own = os.environ.get("PARED_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(own) if own.startswith("/") else Path.home() / ".cache"
-    folder = base / "pared" / "hls" / hashlib.sha256(project).hexdigest()[:16]
+    own, base = os.environ.get("PARED_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME", "")
+    user = (Path(base) if base.startswith("/") else Path.home() / ".cache") / "pared"
+    folder = (Path(own).absolute() if own else user) / "hls" / hashlib.sha256(project).hexdigest()[:16]
     if not (folder / "hls4ml_config.yml").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(io.BytesIO(project)) as file:
