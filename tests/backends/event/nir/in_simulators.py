@@ -1,8 +1,8 @@
 """Runs NIR files in other people's simulators: `in_simulators.py JOBS.json`.
 
 Each job has `model`, `source` (.npz with `x` [samples, steps, ...]), `dt`, `names` of simulators and `to`,
-the .npz that gets one array [samples, steps, ...] per simulator. A process of its own, as these packages warn,
-log and start threads while they load; one for all jobs, as loading takes seconds.
+the .npz that gets one array [samples, steps, ...] per simulator. A process of its own, as these packages
+warn, log and start threads while they load; one for all jobs, as loading takes seconds.
 """
 
 from __future__ import annotations
