@@ -19,7 +19,9 @@ Shrink = Literal["lowrank", "channels"]
 
 Model = Annotated[
     Path | None,
-    typer.Option("--model", "-m", metavar="M.onnx", help="The model: .onnx, .nir or lava .net.", rich_help_panel=MODEL),
+    typer.Option(
+        "--model", "-m", metavar="M.onnx", help="The model: .onnx, .nir or lava .net.", rich_help_panel=MODEL
+    ),
 ]
 Target = Annotated[
     str | None,

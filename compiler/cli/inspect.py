@@ -25,7 +25,11 @@ def inspect(
     model: Annotated[
         Path,
         typer.Option(
-            "--model", "-m", metavar="M.onnx", help="The model: .onnx, .nir or .net.", rich_help_panel=options.MODEL
+            "--model",
+            "-m",
+            metavar="M.onnx",
+            help="The model: .onnx, .nir or .net.",
+            rich_help_panel=options.MODEL,
         ),
     ],
     shape: options.Shapes = None,
