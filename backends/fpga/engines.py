@@ -51,8 +51,13 @@ class Entry:
 
 
 ENGINES: Mapping[str, Entry] = {
-    # latency_cutoff: adders between registers; seed: of placement; timeout_s: of each tool's run.
-    "rtl": Entry("rtl", ("da4ml",), {"latency_cutoff": 4.0, "seed": 1, "timeout_s": 600.0, "route": True}),
+    # latency_cutoff: adders between registers; sweep: several, such as 1,2,4, of which the least area times
+    # latency is kept; seeds: of placement, from seed on; simulate: golden samples of each kind, compared in
+    # the interpreter, and as many of them as take seconds in the Verilog; timeout_s: of each tool's run.
+    "rtl": Entry("rtl", ("da4ml",), {
+        "latency_cutoff": 4.0, "sweep": "", "seed": 1, "seeds": 1, "simulate": 256, "timeout_s": 600.0,
+        "route": True,
+    }),
     # multipliers and requantizers (0: the fastest that fits); simulate: samples compared with the Verilog
     "folded": Entry("folded.engine", (), {
         "lanes": 0, "units": 0, "simulate": 2, "seed": 1, "timeout_s": 600.0, "route": True,

@@ -1,17 +1,16 @@
-"""Synthesis, placement, routing and bitstream with open tools: yosys and nextpnr, for Lattice ECP5."""
+"""Synthesis, placement, routing and bitstream with open tools: yosys and nextpnr."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...compiler.records import Json
-from .adders import open_ends, script
 from .devices import Device
-from .tools import need_tool, run_tool
+from .flows import FLOWS
+from .tools import need_tool, run_step
 from .verilog import Rtl, harness
 
 
@@ -20,8 +19,8 @@ class Routed:
     """A routed design; counts and frequency are post-route.
 
     Attributes:
-        lut4: LUT4 slots used, of `lut4_available`.
-        fmax_mhz: of the clock, the last figure that nextpnr gives.
+        lut4: LUT4 slots used, of `lut4_available`; for `xcup` LUTs of up to 6 inputs, of an unknown number.
+        fmax_mhz: of the clock, the last figure that nextpnr gives; None where nothing is routed.
         latency_cycles: clock edges from input to output.
         ii: clock edges from one result to the next.
         origin: of the counts, for reports.
@@ -36,7 +35,7 @@ class Routed:
     ff: int
     bram: int
     dsp: int
-    fmax_mhz: float
+    fmax_mhz: float | None
     latency_cycles: int
     synthesis_s: float
     route_s: float
@@ -45,18 +44,20 @@ class Routed:
     origin: str = "post-route, harness included"
 
     @property
-    def latency_ns(self) -> float:
+    def latency_ns(self) -> float | None:
         """Latency at the highest frequency."""
-        return self.latency_cycles * 1e3 / self.fmax_mhz
+        return None if self.fmax_mhz is None else round(self.latency_cycles * 1e3 / self.fmax_mhz, 1)
 
     def to_json(self) -> dict[str, Json]:
         """Return everything but the bitstream."""
-        data = {key: value for key, value in asdict(self).items() if key != "bitstream"}
-        return {
-            **data,
-            "latency_ns": round(self.latency_ns, 1),
-            "bitstream_bytes": len(self.bitstream),
-        }
+        data: dict[str, Json] = {key: value for key, value in asdict(self).items() if key != "bitstream"}
+        data |= {"latency_ns": self.latency_ns, "bitstream_bytes": len(self.bitstream)}
+        if FLOWS[self.device.family].place is not None:
+            return data
+        data["lut6"] = data.pop("lut4")
+        data.pop("lut4_available")
+        data["origin"] = self.origin.replace("post-route", "post-synthesis")
+        return {**data, "why_null": f"no open tool places and routes {self.device.family}"}
 
 
 def route(rtl: Rtl, device: Device, folder: Path, seed: int = 1, timeout_s: float = 600) -> Routed:
@@ -80,35 +81,28 @@ def route_files(
     ii: int = 1,
     origin: str = Routed.origin,
 ) -> Routed:
-    """Synthesize, place, route and pack the module `top` of some files; raises as `route`."""
-    tools = {name: need_tool(name) for name in ("yosys", "nextpnr-ecp5", "ecppack")}
+    """Synthesize, place, route and pack the module `top` of some files; raises as `route`.
+
+    Steps that an earlier call finished in `folder` are not run again.
+    """
+    flow = FLOWS[device.family]
+    tools = [need_tool(name) for name in flow.tools]
     for name, text in files.items():
         (folder / name).write_text(text)
     sources = " ".join(sorted(name for name in files if name.endswith(".v")))
-    synthesis = run_tool("synthesis", [tools["yosys"], "-p", script(sources, folder)], folder, timeout_s)
-    open_ends(folder / "top.json")
-    placed = run_tool(
-        "route",
-        [
-            tools["nextpnr-ecp5"], f"--{device.size}", "--package", device.package, "--speed",
-            str(device.speed), "--json", "top.json", "--textcfg", "top.config", "--report", "report.json",
-            "--freq", "100", "--timing-allow-fail", "--lpf-allow-unconstrained", "--seed", str(seed),
-        ],
-        folder,
-        timeout_s,
-    )  # fmt: skip
-    run_tool("pack", [tools["ecppack"], "top.config", "top.bit"], folder, timeout_s)
-    counts = _utilization(folder / "report.json")
+    synthesis = run_step("synthesis", [tools[0], "-p", flow.script(sources, folder)], folder, timeout_s)
+    flow.finish(folder / "top.json")
+    fmax, route_s, bitstream = None, 0.0, b""
+    if flow.place is not None:
+        placed = run_step("route", [tools[1], *flow.place(device, seed)], folder, timeout_s)
+        run_step("pack", [tools[2], *flow.pack], folder, timeout_s)
+        fmax, route_s = last_fmax(placed.log), placed.seconds
+        bitstream = (folder / "top.bit").read_bytes()
+    used = flow.counts(folder)
     return Routed(
-        device, seed, counts["TRELLIS_COMB"][0], counts["TRELLIS_COMB"][1], counts["TRELLIS_FF"][0],
-        counts["DP16KD"][0], counts["MULT18X18D"][0], last_fmax(placed.log), stages,
-        round(synthesis.seconds, 1), round(placed.seconds, 1), (folder / "top.bit").read_bytes(), ii, origin,
+        device, seed, used.lut, used.lut_available, used.ff, used.bram, used.dsp, fmax, stages,
+        round(synthesis.seconds, 1), round(route_s, 1), bitstream, ii, origin,
     )  # fmt: skip
-
-
-def _utilization(report: Path) -> dict[str, tuple[int, int]]:
-    data = json.loads(report.read_text())["utilization"]
-    return {name: (int(entry["used"]), int(entry["available"])) for name, entry in data.items()}
 
 
 def last_fmax(log: str) -> float:

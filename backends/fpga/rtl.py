@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,13 @@ from ...compiler.backend import Executable, Payload
 from ...compiler.errors import MissingTool, TargetError, UnsupportedOp
 from .circuit import Circuit, products, trace
 from .devices import Device, device_of
+from .estimate_unrolled import layer_costs
 from .executable import load as load_circuit
 from .executable import pack
+from .golden import Golden, golden, simulated
 from .graph import Network, Requant
 from .read import read_network
-from .route import route
-from .simulate import simulate
+from .sweep import Point, cutoffs_of, routed_points, table
 from .verilog import Rtl, harness, write_rtl
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # LUT4 per unit of da4ml's cost, from a routed network of 64-16-10 neurons at 3 bits.
 _LUT4_PER_COST = 1.8
+# Times the device's LUT4 that formulas must say before a network is refused untraced, as they are rough.
+_SURELY = 3.0
 
 
 def lower(model: ir.Model, target: Target, options: Options, ctx: Context) -> Payload:
@@ -44,19 +46,31 @@ def lower(model: ir.Model, target: Target, options: Options, ctx: Context) -> Pa
     """
     network = read_network(model)
     ctx.check_cancelled()
+    # formulas of the layers, before tracing, which takes minutes where the network is far too large
+    untraced = sum(cost.cost for cost in layer_costs(network, tracing=False))
+    if target.resources.lut is not None and _LUT4_PER_COST * untraced > _SURELY * target.resources.lut:
+        _check_fit(round(_LUT4_PER_COST * untraced), network, target)
     circuit = trace(network)
-    _check_circuit(network, circuit)
+    wanted = golden(network, circuit, ctx.calibration, int(options["simulate"]) or 64)
+    _check_circuit(circuit, wanted)
     estimate = round(_LUT4_PER_COST * float(circuit.logic.cost))
     _check_fit(estimate, network, target)
-    rtl = write_rtl(circuit.logic, float(options["latency_cutoff"]))
     ctx.check_cancelled()
-    report, bitstream, notes = _routed(rtl, device_of(target), options)
+    points, why = _points(circuit, device_of(target), options, ctx)
+    best = points[0] if points else None
+    rtl = write_rtl(circuit.logic, cutoffs_of(options)[0]) if best is None else best.rtl
+    ctx.check_cancelled()
     files: dict[str, bytes | Path] = {**pack(network, circuit), "model.v": _verilog(rtl).encode()}
-    if bitstream:
-        files["model.bit"] = bitstream
-    report = {"estimated_lut4": estimate, "layers": _layers(network), "implementation": report}
+    files |= wanted.files(circuit)
+    if best is not None and best.routed.bitstream:
+        files["model.bit"] = best.routed.bitstream
+    report = {
+        "estimated_lut4": estimate, "layers": _layers(network), "sweep": table(points),
+        "implementation": _unrouted(rtl, why) if best is None else _facts(best),
+        "simulated": _simulated(rtl, circuit, wanted, options),
+    }  # fmt: skip
     attachments = {"fpga.json": json.dumps(report, indent=1, sort_keys=True)}
-    return Payload("rtl", files, {}, attachments=attachments, notes=notes)
+    return Payload("rtl", files, {}, attachments=attachments, notes=(why,) if why else ())
 
 
 def load(folder: Path, options: Mapping[str, object], threads: int | None) -> Executable:
@@ -64,22 +78,21 @@ def load(folder: Path, options: Mapping[str, object], threads: int | None) -> Ex
     return load_circuit(folder, threads)
 
 
-def _check_circuit(network: Network, circuit: Circuit) -> None:
-    """Compare with the golden integers on random codes; da4ml's interpreter errs on some wide values."""
-    rng = np.random.default_rng(0)
-    codes = {
-        w.name: w.least + w.step * rng.integers(0, (w.most - w.least) // w.step + 1, (64, *w.shape))
-        for w in network.inputs
-    }
-    want = simulate(network, codes)
-    left = circuit.logic.predict(circuit.enter(network, codes).astype(np.float64), 1)
-    got = circuit.leave(network, np.rint(left).astype(np.int64))
-    if any(not np.array_equal(got[name], want[name]) for name in network.outputs):
+def _check_circuit(circuit: Circuit, wanted: Golden) -> None:
+    """Compare da4ml's interpreter with the golden integers: it errs on some wide values."""
+    left = circuit.logic.predict(wanted.entering.astype(np.float64), 1)
+    if not np.array_equal(np.rint(left).astype(np.int64), wanted.leaving):
         raise UnsupportedOp(
             "fpga-circuit-differs",
             "the traced circuit does not give the golden integers (wide products in da4ml)",
             "use powers of two, quantize{scale=pow2}, or fewer bits",
         )
+
+
+def _simulated(rtl: Rtl, circuit: Circuit, wanted: Golden, options: Options) -> dict[str, Json]:
+    if not options["simulate"]:
+        return {"tool": None, "samples": 0, "differing": None, "why_null": "option simulate = 0"}
+    return simulated(rtl, circuit, wanted, float(options["timeout_s"]))
 
 
 def _check_fit(estimate: int, network: Network, target: Target) -> None:
@@ -91,27 +104,27 @@ def _check_fit(estimate: int, network: Network, target: Target) -> None:
         "fpga-does-not-fit",
         f"about {estimate} LUT4 (estimated) are needed, target {target.name} has {have}; the largest layer "
         f"is {largest.name!r} with {products(largest, network.wires)} products",
-        "use fewer bits (--precision w4a4, w2a2), fewer channels, sparsity, or a larger device",
+        "use fewer bits (--precision w4a4, w2a2), fewer channels, --engine folded, or a larger device",
     )
 
 
-def _routed(rtl: Rtl, device: Device, options: Options) -> tuple[dict[str, Json], bytes, tuple[str, ...]]:
+def _points(circuit: Circuit, device: Device, options: Options, ctx: Context) -> tuple[Sequence[Point], str]:
+    """Return routed points, best first; none, and why, where the tools are missing or not wanted."""
+    if not options["route"]:
+        return (), "not routed: option route = false"
     try:
-        if not options["route"]:
-            raise MissingTool("fpga-not-routed", "option route = false", "leave it out")
-        with tempfile.TemporaryDirectory(prefix="pared-fpga-") as folder:
-            routed = route(rtl, device, Path(folder), int(options["seed"]), float(options["timeout_s"]))
+        return routed_points(circuit, device, options, ctx), ""
     except MissingTool as err:
-        reason = f"not routed: {err.message}"
-        facts: dict[str, Json] = {
-            "lut4": None,
-            "fmax_mhz": None,
-            "latency_cycles": rtl.stages,
-            "why_null": reason,
-        }
-        return facts, b"", (f"{reason} ({err.next_step})",)
-    data = {key: value for key, value in routed.to_json().items() if not key.endswith("_s")}
-    return data, routed.bitstream, ()
+        return (), f"not routed: {err.message} ({err.next_step})"
+
+
+def _unrouted(rtl: Rtl, why: str) -> dict[str, Json]:
+    return {"lut4": None, "fmax_mhz": None, "latency_cycles": rtl.stages, "why_null": why}
+
+
+def _facts(point: Point) -> dict[str, Json]:
+    data = {key: value for key, value in point.routed.to_json().items() if not key.endswith("_s")}
+    return {**data, "latency_cutoff": point.latency_cutoff}
 
 
 def _layers(network: Network) -> list[Json]:

@@ -20,6 +20,8 @@ INSTALL = {
     "yosys": 'pip install "pared[fpga]"',
     "nextpnr-ecp5": 'pip install "pared[fpga]"',
     "ecppack": 'pip install "pared[fpga]"',
+    "nextpnr-ice40": 'pip install "pared[fpga]"',
+    "icepack": 'pip install "pared[fpga]"',
     "verilator": "apt install verilator g++",
     "iverilog": "apt install iverilog",
     "vvp": "apt install iverilog",
@@ -73,7 +75,8 @@ def run_tool(stage: str, command: Sequence[str], folder: Path, timeout_s: float)
             raise ParedError(
                 "fpga-tool-timeout",
                 f"stage {stage} took more than {timeout_s:g} s, see {log}",
-                f"allow more time, or go on by hand: cd {folder} && {' '.join(command)}",
+                f"allow more time (--engine-option timeout_s={4 * timeout_s:g}); finished steps are kept. "
+                f"By hand: cd {folder} && {' '.join(command)}",
             ) from err
         finally:
             if process.poll() is None:
@@ -89,3 +92,15 @@ def run_tool(stage: str, command: Sequence[str], folder: Path, timeout_s: float)
             f"by hand: cd {folder} && {' '.join(command)}",
         )
     return Run(time.monotonic() - begin, text)
+
+
+def run_step(stage: str, command: Sequence[str], folder: Path, timeout_s: float) -> Run:
+    """Run a program in `folder` as `run_tool`, unless the same command finished there before."""
+    stamp, text = folder / f"{stage}.done", "\n".join(command)
+    if stamp.is_file():
+        seconds, _, finished = stamp.read_text().partition("\n")
+        if finished == text:
+            return Run(float(seconds), (folder / f"{stage}.log").read_text(errors="replace"))
+    done = run_tool(stage, command, folder, timeout_s)
+    stamp.write_text(f"{done.seconds:.1f}\n{text}")
+    return done
