@@ -77,7 +77,21 @@ def reordered(net: Net) -> tuple[Wire, ...]:
     return (net.dense(net.move(a, net.rng.permutation(18), (18,)), 2),)
 
 
-NETS = (mlp, picture, grouped, signal, residual, two_inputs, reordered)
+def ties(net: Net) -> tuple[Wire, ...]:
+    a, b = net.input((30,), 0, 15), net.input((30,), 0, 15)
+    return (net.quant(net.mix(a, b, (1, 1)), 5, kind="even", channels=False),)
+
+
+def falling_tables(net: Net) -> tuple[Wire, ...]:
+    x = net.input((20,), -128, 127)
+    return (net.quant(net.dense(x, 6, 127), 255, falling=True, kind="rough"),)
+
+
+def many_weights(net: Net) -> tuple[Wire, ...]:
+    return (net.dense(net.input((150,)), 40),)
+
+
+NETS = (mlp, picture, grouped, signal, residual, two_inputs, reordered, ties, falling_tables, many_weights)
 
 
 @pytest.mark.parametrize(("lanes", "units"), [(4, 2), (2, 1), (8, 8)])
