@@ -49,7 +49,7 @@ def blocks(matrix: Ints) -> Iterator[Block]:
 
 def block_cost(block: Block, top: int) -> float:
     """Return the cost of a block whose inputs are 0 to `top`."""
-    rows = _distinct(block.rows)
+    rows = distinct(block.rows)
     digits = int(signed_digits(rows).sum())
     additions = digits - len(rows)
     if additions <= 0:
@@ -76,7 +76,7 @@ def joining_cost(matrix: Ints, top: int) -> float:
     return float((count - 1) * np.log2(np.abs(matrix).sum(axis=1) * top + 1).sum())
 
 
-def _distinct(rows: Ints) -> Ints:
+def distinct(rows: Ints) -> Ints:
     """Return the rows that differ in more than their sign, without zero rows."""
     there = rows[rows.any(axis=1)]
     if not len(there):
