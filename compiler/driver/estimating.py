@@ -125,5 +125,5 @@ def _rivals(target: Target | None) -> dict[str, Target]:
     return {
         name: one
         for name, one in with_counts.items()
-        if name != target.name and one.isa.arch == target.isa.arch and one.engines[:1] == target.engines[:1]
+        if one != target and one.isa.arch == target.isa.arch and one.engines[:1] == target.engines[:1]
     }
