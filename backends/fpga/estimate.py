@@ -62,7 +62,7 @@ class Family:
 
 # Fitted by bench/fpga/calibration.py; docs/results/fpga_routed.md has the designs.
 FAMILIES: Mapping[str, Family] = {
-    "ecp5": Family(1.95, 0.0, 1.2, -1.37, 330.0, -0.56, -0.1, 7, (0.0, 0.0), (0.0, 0.0)),
+    "ecp5": Family(1.449, 0.144, 1.361, -1.222, 380.8, -0.465, -0.117, 13, (5.6, 14.5), (7.7, 24.9)),
 }
 
 
