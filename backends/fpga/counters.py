@@ -60,7 +60,7 @@ def counter(layer: Requant, channel: int, line: tuple[int, int], ends: tuple[int
                 "fpga-thresholds",
                 f"node {layer.name!r}, channel {channel}: {inner.size} thresholds that no multiplication "
                 f"equals, at most {_MOST_SEARCHED} are searched",
-                "use fewer bits for activations",
+                "use fewer bits for activations, or powers of two: quantize{scale=pow2}",
             )
         parts = [_searched(inner, high + 1)]
     return lambda v: tree([part(v * sign) for part in parts], add) + always

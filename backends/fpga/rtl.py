@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ...compiler.target import Target
     from .engines import Options
 
-# LUT4 per unit of da4ml's cost, from a routed network of 64-16-10 neurons at 3 bits.
-_LUT4_PER_COST = 1.8
+# LUT4 per unit of da4ml's cost: 1.44 on a routed network of 64-16-10 neurons at 3 bits, and some room.
+_LUT4_PER_COST = 1.6
 # Times the device's LUT4 that formulas must say before a network is refused untraced, as they are rough.
 _SURELY = 3.0
 

@@ -127,3 +127,21 @@ def residual(ratio: float = 2.0, zero: int = 100) -> ir.Model:
         nodes.append(helper.make_node("QuantizeLinear", [source, s, z], [f"{result}q"]))
         nodes.append(helper.make_node("DequantizeLinear", [f"{result}q", s, z], [result]))
     return model(nodes, arrays, [5], [5])
+
+
+def curve(rng: np.random.Generator) -> ir.Model:
+    """Return a layer of 8 bits with float scales behind a sigmoid of 8 bits."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "xs": np.float32(0.031), "z": np.uint8(128), "w": rng.integers(-127, 128, (3, 6), dtype=np.int8),
+        "ws": rng.uniform(0.002, 0.01, 3).astype(np.float32), "ys": np.float32(1 / 255), "yz": np.uint8(0),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"], axis=0),
+        helper.make_node("Gemm", ["xd", "wd"], ["h"], transB=1),
+        helper.make_node("Sigmoid", ["h"], ["g"]),
+        helper.make_node("QuantizeLinear", ["g", "ys", "yz"], ["gq"]),
+        helper.make_node("DequantizeLinear", ["gq", "ys", "yz"], ["y"]),
+    ]
+    return model(nodes, arrays, [6], [3])
