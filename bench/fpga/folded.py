@@ -11,6 +11,7 @@ them. PARED_DATA names the shared models and data. Routing takes minutes to an h
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -123,17 +124,22 @@ def _codes(network: Network, x: Floats) -> dict[str, Ints]:
 
 
 def routed(case: Case) -> dict[str, object]:
-    """Synthesize, place and route; what is expected stands beside what is found."""
+    """Synthesize, place and route."""
     made = make(case)
-    program, needs = made.design.program, made.design.needs
+    program = made.design.program
     with tempfile.TemporaryDirectory(prefix="pared-routed-") as folder:
         found = route_files(
             made.files, program.clocks, made.device, Path(folder), _SEED, _TIMEOUT_S, ii=program.clocks,
             origin="post-route, no harness",
         ).to_json()  # fmt: skip
-    expected = {"bram": needs.bram, "dsp": needs.dsp, "lut4": needs.lut}
     shape = {"lanes": program.folding.lanes, "units": program.folding.units}
-    return {**found, **shape, "clocks": program.clocks, "expected": expected}
+    return {**found, **shape, "clocks": program.clocks, "tables": digest(made.files)}
+
+
+def digest(files: dict[str, str]) -> str:
+    """Return a digest of the Verilog and its tables."""
+    text = "\n".join(f"{name}\n{files[name]}" for name in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def page() -> None:
@@ -150,7 +156,9 @@ def page() -> None:
         r = json.loads(route_file.read_text())
         seen = json.loads(simulation_file.read_text()) if simulation_file.is_file() else None
         differs = "-" if seen is None else f"{seen['differing']} of {seen['values']}"
-        counts = [f"{r[key]} ({r['expected'][key]})" for key in ("lut4", "bram", "dsp")]
+        needs = make(case).design.needs
+        expected = {"lut4": needs.lut, "bram": needs.bram, "dsp": needs.dsp}
+        counts = [f"{r[key]} ({expected[key]})" for key in expected]
         out.add(
             case.what, case.target, f"{r['lanes']} + {r['units']}", counts[0], r["ff"], *counts[1:],
             r["fmax_mhz"], r["clocks"], round(r["latency_ns"] / 1e3, 1), differs,

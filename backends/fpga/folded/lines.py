@@ -21,6 +21,7 @@ _MOST_SHIFT = 40
 _HALVINGS = 80
 _MORE_SHIFTS = 4
 _TRIED = 8
+_FAR = 1 << 62
 _NEVER = 1 << 40  # stands for no limit, exact in float64 beside any accumulator
 
 
@@ -163,8 +164,9 @@ def _spread(first: int, last: int) -> list[int]:
 
 def _bias(limits: _Limits, factor: int, shift: int) -> int | None:
     """Return the least bias that meets all limits, None where none does."""
-    least = ((limits.up << shift) - factor * limits.at).max(initial=-(1 << 62))
-    most = ((limits.down << shift) - 1 - factor * limits.before).min(initial=1 << 62)
+    least = ((limits.up << shift) - factor * limits.at).max(initial=-_FAR)
+    most = ((limits.down << shift) - 1 - factor * limits.before).min(initial=_FAR)
     if least > most:
         return None
-    return int(most if least == -(1 << 62) else least)
+    free = least == -_FAR
+    return 0 if free and most == _FAR else int(most if free else least)

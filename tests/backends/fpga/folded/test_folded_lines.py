@@ -74,3 +74,17 @@ def test_a_line_keeps_its_counts_with_a_larger_shift() -> None:
     (line,) = find_lines(thresholds[None], np.array([-50]), np.array([60]))
     assert line is not None
     assert equal_everywhere(thresholds, -50, 60, line.shifted(line.shift + 5))
+
+
+def test_a_quantizer_of_one_code_needs_nothing() -> None:
+    (line,) = find_lines(np.zeros((1, 0), np.int64), np.array([-5]), np.array([5]))
+    assert line is not None
+    assert (line.factor, line.bias, line.shift) == (1, 0, 0)
+
+
+def test_thresholds_that_are_always_or_never_reached_give_small_numbers() -> None:
+    for thresholds in (np.array([-90, -80, -60]), np.array([60, 70, 95]), np.array([-70, 80])):
+        (line,) = find_lines(thresholds[None], np.array([-50]), np.array([50]))
+        assert line is not None
+        assert abs(line.bias) < 1 << 20
+        assert equal_everywhere(thresholds, -50, 50, line)
