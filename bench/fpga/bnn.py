@@ -1,15 +1,18 @@
 """Binary layers and small neurons, routed for ECP5 in several forms, for docs/results/fpga_bnn.md.
 
-    python -m pared.bench.fpga.bnn route [LAYER.FORM ...]
+    python -m pared.bench.fpga.bnn pack [DESIGN.FORM ...]
+    python -m pared.bench.fpga.bnn route [DESIGN.FORM ...]
     python -m pared.bench.fpga.bnn page
 
-`route` keeps one JSON file per design and form, and routes what is missing; `page` writes the page.
+`pack` synthesizes and counts, `route` places and routes too; each keeps one JSON file per design and form,
+and makes what is missing. `page` writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,13 +22,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...backends.fpga.adders import open_ends, script
+from ...backends.fpga.circuit import trace
 from ...backends.fpga.devices import Device
 from ...backends.fpga.graph import Ints
 from ...backends.fpga.mst import Variables, grow, spanning_tree
 from ...backends.fpga.route import route
-from ...backends.fpga.verilog import write_rtl
+from ...backends.fpga.tools import need_tool, run_tool
+from ...backends.fpga.verilog import Rtl, harness, write_rtl
 from ...compiler.errors import ParedError
-from .bnn_layers import LAYERS, Binary
+from ...compiler.records import Json
+from .bnn_layers import DESIGNS, Binary, Sparse
 
 if TYPE_CHECKING:
     from da4ml.types import CombLogic
@@ -85,6 +92,9 @@ FORMS: dict[str, tuple[str, Product]] = {
 }
 
 
+SPARSE_FORMS = ("adders", "tables")
+
+
 def logic_of(layer: Binary, product: Product) -> CombLogic:
     """Return the layer as a circuit from bits to bits, compared with NumPy on 200 random inputs."""
     from da4ml.trace import FixedVariable, HWConfig, comb_trace
@@ -102,42 +112,85 @@ def logic_of(layer: Binary, product: Product) -> CombLogic:
     return logic
 
 
-def measure(layer: Binary, form: str) -> dict[str, object]:
-    """Route one layer in one form."""
-    logic = logic_of(layer, FORMS[form][1])
+def logic_for(design: Binary | Sparse, form: str) -> CombLogic:
+    """Return a design in a form."""
+    if isinstance(design, Binary):
+        return logic_of(design, FORMS[form][1])
+    return trace(design.network, tables=form == "tables").logic
+
+
+def forms_of(design: Binary | Sparse) -> tuple[str, ...]:
+    """Return the forms in which a design is measured."""
+    return tuple(FORMS) if isinstance(design, Binary) else SPARSE_FORMS
+
+
+def measure(design: Binary | Sparse, form: str, routed: bool) -> dict[str, object]:
+    """Synthesize and pack one design in one form, or route it too."""
+    logic = logic_for(design, form)
     rtl = write_rtl(logic, _CUTOFF)
     with tempfile.TemporaryDirectory(prefix="pared-bnn-") as folder:
-        found = route(rtl, _DEVICE, Path(folder), _SEED, _TIMEOUT_S).to_json()
-    return {"layer": layer.name, "form": form, "da4ml_cost": float(logic.cost), **found}
+        if routed:
+            found = route(rtl, _DEVICE, Path(folder), _SEED, _TIMEOUT_S).to_json()
+        else:
+            found = _packed(rtl, Path(folder))
+    facts = {"design": design.name, "form": form, "what": design.what, "da4ml_cost": float(logic.cost)}
+    return {**facts, **found, "depth": max(logic.latency)}
+
+
+def _packed(rtl: Rtl, folder: Path) -> dict[str, Json]:
+    """Return what nextpnr counts before it places: LUT4 slots and flip-flops do not change behind that.
+
+    `narrow` is the count without LUTs of more than four inputs, which yosys makes of several LUT4 for speed.
+    """
+    files = {**rtl.files, "top.v": harness(rtl)}
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    commands = script(" ".join(sorted(name for name in files if name.endswith(".v"))), folder)
+    lut4, ff = _counted(commands, folder)
+    narrow, _ = _counted(commands.replace("synth_ecp5 ", "synth_ecp5 -nowidelut "), folder)
+    origin = "packed, harness included"
+    return {"lut4": lut4, "narrow": narrow, "ff": ff, "latency_cycles": rtl.stages, "origin": origin}
+
+
+def _counted(commands: str, folder: Path) -> tuple[int, int]:
+    run_tool("synthesis", [need_tool("yosys"), "-p", commands], folder, _TIMEOUT_S)
+    open_ends(folder / "top.json")
+    command = [
+        need_tool("nextpnr-ecp5"), f"--{_DEVICE.size}", "--package", _DEVICE.package, "--json", "top.json",
+        "--pack-only", "--lpf-allow-unconstrained",
+    ]  # fmt: skip
+    log = run_tool("packing", command, folder, _TIMEOUT_S).log
+    lut4, ff = (int(re.findall(rf"{kind}:\s+(\d+)/", log)[-1]) for kind in ("TRELLIS_COMB", "TRELLIS_FF"))
+    return lut4, ff
 
 
 def main() -> None:
-    """Route or write."""
+    """Measure or write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["route", "page"])
-    parser.add_argument("names", nargs="*", help="patterns such as tfc_hidden.*; all for none")
+    parser.add_argument("what", choices=["pack", "route", "page"])
+    parser.add_argument("names", nargs="*", help="patterns such as tfc_half.*; all for none")
     args = parser.parse_args()
     if args.what == "page":
         from .bnn_page import write
 
-        write()
+        write(FOLDER)
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for make in LAYERS:
-        layer = make()
-        for form in FORMS if layer is not None else ():
-            assert layer is not None, "forms of a layer"
-            name = f"{layer.name}.{form}"
+    for design in (made for make in DESIGNS if (made := make()) is not None):
+        for form in forms_of(design):
+            name = f"{design.name}.{form}"
+            path = FOLDER / f"{name}.{args.what}.json"
             wanted = not args.names or any(fnmatch(name, pattern) for pattern in args.names)
-            if wanted and not (FOLDER / f"{name}.json").exists():
-                _keep(FOLDER / f"{name}.json", layer, form)
+            if wanted and not path.exists():
+                _keep(path, design, form, args.what == "route")
 
 
-def _keep(path: Path, layer: Binary, form: str) -> None:
+def _keep(path: Path, design: Binary | Sparse, form: str, routed: bool) -> None:
     try:
-        found = measure(layer, form)
+        found = measure(design, form, routed)
     except ParedError as err:
-        found = {"layer": layer.name, "form": form, "failed": str(err)}
+        print(f"{design.name}.{form}: {err}", file=sys.stderr, flush=True)
+        return
     path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     print(json.dumps(found, sort_keys=True), file=sys.stderr, flush=True)
 
