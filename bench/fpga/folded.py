@@ -73,8 +73,8 @@ def _residual() -> ir.Model:
 
 _AD01, _KWS01 = "ad01 autoencoder int8, as published", "kws01 DS-CNN int8, own PTQ"
 CASES = (
-    Case("ad01_85k_32", _AD01, "fpga-ecp5-85k", 32, _autoencoder, spectra, 100),
-    Case("ad01_85k_64", _AD01, "fpga-ecp5-85k", 64, _autoencoder, spectra, 100),
+    Case("ad01_85k_32", _AD01, "fpga-ecp5-85k", 32, _autoencoder, spectra, 1000),
+    Case("ad01_85k_64", _AD01, "fpga-ecp5-85k", 64, _autoencoder, spectra, 1000),
     Case("kws01_85k_32", _KWS01, "fpga-ecp5-85k", 32, _keywords, mfcc, 20),
     Case("kws01_85k_64", _KWS01, "fpga-ecp5-85k", 64, _keywords, mfcc, 20),
     Case("kws01_25k", _KWS01, "fpga-ecp5-25k", 0, _keywords, mfcc, 20),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....compiler.backend import Executable, Payload
-from ....compiler.errors import MissingTool
+from ....compiler.errors import MissingTool, TargetError
 from ..devices import device_of
 from ..read import read_network
 from ..route import route_files
@@ -43,10 +43,15 @@ def lower(model: ir.Model, target: Target, options: Options, ctx: Context) -> Pa
 
     Raises:
         UnsupportedOp: `fpga-...`: what the engine cannot run, naming the layer.
-        TargetError: `fpga-does-not-fit`, `fpga-device`.
+        TargetError: `fpga-does-not-fit`, `fpga-device`, `fpga-folded-device`.
         ParedError: a simulator, yosys or nextpnr failed.
     """
-    device_of(target)
+    if device_of(target).family != "ecp5":
+        raise TargetError(
+            "fpga-folded-device",
+            f"target {target.name}: engine folded has block memories and multipliers of ECP5 alone",
+            "use engine rtl, or an ECP5 target",
+        )
     network = read_network(model)
     tasks = tasks_of(network)
     ctx.check_cancelled()

@@ -88,3 +88,11 @@ def test_what_does_not_fit_at_all_is_refused_naming_its_largest_layer(tmp_path: 
     with pytest.raises(ParedError, match="the weights of layer 'Gemm_h' alone take") as caught:
         pared.compile(mlp(3), target=str(target), engine="folded", output=tmp_path / "out")
     assert caught.value.reason == "fpga-does-not-fit"
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    target = tmp_path / "other.toml"
+    target.write_text('extends = "fpga-ice40-hx8k"\nname = "other"\nengines = ["folded"]\n')
+    with pytest.raises(ParedError) as caught:
+        pared.compile(mlp(3), target=str(target), output=tmp_path / "out")
+    assert caught.value.reason == "fpga-folded-device"
