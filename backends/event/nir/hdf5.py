@@ -51,6 +51,8 @@ def read_tree(path: Path) -> Tree:
         MissingTool: h5py is not installed.
     """
     need_h5py()
+    if path.exists() and not path.is_file():
+        raise ModelError("not-a-file", f"{path} is no regular file", "name the file of the network")
     try:
         with path.open("rb") as file:
             begins, size = file.read(len(SIGNATURE)), path.stat().st_size

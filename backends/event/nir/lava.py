@@ -19,6 +19,7 @@ from .hdf5 import Leaf, Tree, read_tree
 from .records import Graph, Node
 
 _UNITY = 4096
+_MANTISSA = 17
 
 
 def read_lava(path: Path) -> Graph:
@@ -82,8 +83,9 @@ def _layer(layer: Tree, where: str, path: Path) -> tuple[Node, Node]:
     if not np.isfinite(weight).all() or not np.array_equal(weight, np.rint(weight)):
         raise _malformed(path, f"{where} has weights that are no integers")
     values = {key: int(_number(neuron, key, None)) for key in ("iDecay", "vDecay", "vThMant")}
-    if not all(0 <= values[key] <= _UNITY for key in ("iDecay", "vDecay")):
-        raise _malformed(path, f"{where} has decays {values}, 0 to {_UNITY} were needed")
+    if not all(0 <= values[key] <= _UNITY for key in ("iDecay", "vDecay")) or values["vThMant"] >> _MANTISSA:
+        need = f"decays of 0 to {_UNITY} and a threshold of {_MANTISSA} bits"
+        raise _malformed(path, f"{where} has {values}, {need} were needed")
     dense = Node("Linear", {"weight": np.asarray(weight, np.float32)})
     return dense, Node(LAVA, {**values, "weight": np.ones(weight.shape[:1], np.float32)})
 

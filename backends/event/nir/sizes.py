@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .read import malformed
 from .records import KINDS, Node
 
 Shape = tuple[int, ...]
+
+_LARGEST = 2**28
 
 
 def size_out(node: Node, shape: Shape, where: str) -> Shape:
@@ -117,6 +121,8 @@ def _pooled(node: Node, shape: Shape, where: str) -> Shape:
 def _checked(shape: Shape, where: str) -> Shape:
     if min(shape) < 1:
         raise malformed(where, f"nothing is left: its output has shape {shape}")
+    if math.prod(shape) > _LARGEST:
+        raise malformed(where, f"its output has shape {shape}, at most {_LARGEST} elements are taken")
     return shape
 
 

@@ -145,6 +145,23 @@ def test_shapes_that_do_not_meet_are_refused(graph, text):
     assert caught.value.reason == "nir-malformed"
 
 
+def test_images_beyond_memory_are_refused():
+    one, far = np.array([1, 1]), np.array([2**30, 2**30])
+    values = {"weight": np.ones((1, 1, 1, 1)), "stride": one, "padding": far, "dilation": one, "groups": 1}
+    parts = ends() | {"c": Node("Conv2d", values | {"bias": np.ones(1)})}
+    parts["input"] = Node("Input", {"shape": np.array([1, 2, 2])})
+    with pytest.raises(ModelError, match="its output has shape"):
+        make_plan(Graph(parts, (("input", "c"), ("c", "output"))))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "a.nir")
+    with pytest.raises(ModelError) as caught:
+        import_model(tmp_path / "a.nir")
+    assert caught.value.reason == "not-a-file"
+
+
 def test_two_inputs_are_refused():
     parts = ends() | {"more": Node("Input", {"shape": np.array([3])})}
     with pytest.raises(UnsupportedOp, match="2 nodes Input"):
@@ -231,6 +248,7 @@ def test_a_lava_file_is_read(tmp_path):
         ({"gradedSpike": True}, "lava-layer"),
         ({"refDelay": 3}, "lava-layer"),
         ({"iDecay": 5000}, "lava-malformed"),
+        ({"vThMant": 1 << 17}, "lava-malformed"),
         ({"weight": np.float32([[0.5]])}, "lava-malformed"),
         ({"weight": 3}, "lava-malformed"),
         ({"vThMant": "high"}, "lava-malformed"),
