@@ -74,6 +74,9 @@ def _info(name: str, machine: Machine) -> TargetInfo:
 def show(found: TargetList) -> RenderableType:
     """Return the view of the targets."""
     rows = [
-        (t.name, ", ".join(t.engines), "yes" if t.runs_here else "no", t.description) for t in found.targets
+        (t.name, "yes" if t.runs_here else "no", f"{t.description} ({', '.join(t.engines)})")
+        for t in found.targets
     ]
-    return render.table(["target", "engines", "runs here", "what it is"], rows, flexible="what it is")
+    return render.table(
+        ["target", "runs here", "what it is (engines)"], rows, flexible="what it is (engines)"
+    )
