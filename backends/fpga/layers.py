@@ -64,8 +64,10 @@ class Place:
         return one.wire
 
     def is_codes(self, index: int = 0) -> bool:
-        """Say whether an operand has one unit, as a quantizer gives."""
-        return self.held[index].source is self.held[index].value and self.held[index].wire.unit.size == 1
+        """Say whether an operand's reals are its integers times one unit, exactly, as a quantizer gives."""
+        one = self.held[index]
+        plain = one.region is None and one.error is None and not one.wire.offset.any()
+        return one.source is one.value and one.wire.unit.size == 1 and plain
 
 
 Rule = Callable[[Place], Held | None]

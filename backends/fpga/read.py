@@ -207,7 +207,8 @@ class _Reader:
 def _is_same(wire: Wire, grid: Grid) -> bool:
     """Say whether a quantizer changes nothing on a wire."""
     inside = grid.low <= wire.least and wire.most <= grid.high and grid.step == wire.step
-    return inside and wire.unit.size == 1 and float(wire.unit) == grid.unit and wire.zero == grid.zero
+    line = wire.unit.size == 1 and wire.unit.item() == grid.unit and not wire.offset.any()
+    return inside and line and wire.zero == grid.zero
 
 
 def _entry(node: ir.Node, output: ir.Value, grid: Grid) -> Wire:

@@ -249,3 +249,42 @@ def test_arithmetic_that_falls_and_rises_is_found_by_trying() -> None:
     check_order(node, rising, find_steps(rising, low, high, 0, 7, 1), low, high)
     with pytest.raises(UnsupportedOp, match="rises"):
         check_order(node, codes, steps, low, high)
+
+
+def test_a_bias_off_the_grid_is_rounded_by_the_quantizer_behind() -> None:
+    arrays = {
+        "s": np.float32(0.25), "zero": np.float32(0), "b": np.float32(3), "wide": np.float32(8),
+        "one": np.float32(1), "w": np.ones((4, 1), np.float32), "bias": np.array([0.1], np.float32),
+    }  # fmt: skip
+    nodes = [
+        quant("x", "xq", "s", "b", signed=1, narrow=0),
+        quant("w", "wq", "one", "b", signed=1, narrow=1),
+        helper.make_node("Gemm", ["xq", "wq", "bias"], ["h"]),
+        quant("h", "y", "s", "wide", signed=1, narrow=0),
+    ]
+    net = model(nodes, arrays, [4], [1])
+    assert differing(net, samples(net, 100, 0)) == 0
+
+
+def test_a_layer_of_one_channel_and_a_bias_is_no_operand() -> None:
+    net = chained(
+        helper.make_node("Gemm", ["h", "v", "c"], ["g"]), helper.make_node("Gemm", ["g", "v2"], ["r"]),
+        v=np.ones((4, 1), np.float32), c=np.array([0.1], np.float32), v2=np.ones((1, 4), np.float32),
+    )  # fmt: skip
+    with pytest.raises(UnsupportedOp):
+        read_network(net)
+
+
+def test_a_convolution_of_one_channel_is_quantized() -> None:
+    arrays = {
+        "s": np.float32(0.25), "zero": np.float32(0), "b": np.float32(3), "t": np.float32(0.1),
+        "w": np.ones((1, 2, 1, 1), np.float32), "one": np.float32(1), "wide": np.float32(8),
+    }  # fmt: skip
+    nodes = [
+        quant("x", "xq", "s", "b", signed=1, narrow=0),
+        quant("w", "wq", "one", "b", signed=1, narrow=1),
+        helper.make_node("Conv", ["xq", "wq"], ["h"]),
+        quant("h", "y", "t", "wide", signed=1, narrow=0),
+    ]
+    net = model(nodes, arrays, [2, 3, 3], [1, 3, 3])
+    assert differing(net, samples(net, 50, 0)) == 0
