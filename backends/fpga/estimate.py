@@ -39,10 +39,10 @@ class Family:
     """Constants of a family of chips, for unrolled circuits with their harness of three pins.
 
     Attributes:
-        lut_per_cost: LUT4 per bit of adders (da4ml's cost).
-        lut_per_port: LUT4 per bit that enters or leaves: the harness.
+        lut_per_cost: LUT4 (LUT6 of xcup) per bit of adders (da4ml's cost).
+        lut_per_port: LUTs per bit that enters or leaves: the harness.
         ff: `FF = ff * cost * cutoff ** ff_cutoff` besides one per port.
-        mhz: `Fmax = mhz * cutoff ** mhz_cutoff * cost ** mhz_cost`.
+        mhz: `Fmax = mhz * cutoff ** mhz_cutoff * cost ** mhz_cost`; 0 where no open tool routes the family.
         designs: how many routed designs they are fitted to.
         error: median and largest error of the LUT count, each design left out of its own fit, in percent.
         fmax_error: the same of Fmax.
@@ -102,28 +102,33 @@ def from_costs(network: Network, costs: list[Cost], family: Family, name: str, c
     ports = port_bits(network, costs)
     total, depth = sum(cost.cost for cost in costs), sum(cost.depth for cost in costs)
     cycles, registers = int(np.ceil(depth / cutoff)) + 1, family.ff * cutoff**family.ff_cutoff
-    mhz = family.mhz * cutoff**family.mhz_cutoff * max(total, 1.0) ** family.mhz_cost
+    mhz = round(family.mhz * cutoff**family.mhz_cutoff * max(total, 1.0) ** family.mhz_cost, 1) or None
     layers = tuple(_layer(network, cost, family, registers, cutoff, mhz) for cost in costs)
     how = (
-        f"constants fitted to {family.designs} routed designs; error of LUT4 there, each left out of its own "
+        f"constants fitted to {family.designs} routed designs; error of LUTs there, each left out of its own "
         f"fit: median {family.error[0]:g} %, largest {family.error[1]:g} %"
     )
     return Estimate(
         "rtl", name, layers, round(family.lut_per_cost * total + family.lut_per_port * ports),
-        round(registers * total) + ports, 0, 0, cycles, round(cycles * 1e3 / mhz, 1), 1, round(mhz, 1),
+        round(registers * total) + ports, 0, 0, cycles, _time(cycles, mhz), 1, mhz,
         *family.error, how,
     )  # fmt: skip
 
 
 def _layer(
-    network: Network, cost: Cost, family: Family, registers: float, cutoff: float, mhz: float
+    network: Network, cost: Cost, family: Family, registers: float, cutoff: float, mhz: float | None
 ) -> LayerEstimate:
     layer = next(one for one in network.layers if one.output.name == cost.output)
     cycles = round(cost.depth / cutoff, 2)
     return LayerEstimate(
         layer.name, cost.kind, products(layer, network.wires), round(family.lut_per_cost * cost.cost),
-        round(registers * cost.cost), 0, 0, cycles, round(cycles * 1e3 / mhz, 1), 1, round(cost.traced, 2),
+        round(registers * cost.cost), 0, 0, cycles, _time(cycles, mhz), 1, round(cost.traced, 2),
     )  # fmt: skip
+
+
+def _time(cycles: float, mhz: float | None) -> float | None:
+    """Return nanoseconds."""
+    return None if mhz is None else round(cycles * 1e3 / mhz, 1)
 
 
 def port_bits(network: Network, costs: list[Cost]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ...backends.fpga.devices import Device
 from ...compiler.ir.importer import import_model
 from .nets import Spec, qonnx, train
 
@@ -23,7 +24,8 @@ class Design:
         what: in words.
         source: a network to train, or the name of a file of the shared models.
         cutoff: adders or so between registers.
-        size: of the ECP5.
+        size: of the chip, as targets name it.
+        family: `ecp5`, `ice40` or `xcup`.
     """
 
     name: str
@@ -31,17 +33,29 @@ class Design:
     source: Spec | str
     cutoff: float = 4.0
     size: str = "25k"
+    family: str = "ecp5"
 
     @property
-    def package(self) -> str:
-        """Package of the device."""
-        return {"25k": "CABGA256", "85k": "CABGA381"}[self.size]
+    def device(self) -> Device:
+        """The chip."""
+        package, speed = _CHIPS[self.family, self.size]
+        return Device(self.size, package, speed, self.family)
 
 
+_CHIPS = {
+    ("ecp5", "25k"): ("CABGA256", 6),
+    ("ecp5", "85k"): ("CABGA381", 6),
+    ("ice40", "hx8k"): ("ct256", 0),
+    ("xcup", ""): ("", 0),
+}
 _MLP = Spec("mlp", (16,), 3, 3, 3)
 _MLP2 = Spec("mlp16_w2", (16,), 2, 2, 2)
 _JETS3 = Spec("jets16_w3", (16, 8), 3, 3, 3, "jets")
 _JETS8 = Spec("jets8_w3", (8,), 3, 3, 3, "jets")
+_JETS4 = Spec("jets8_w4", (8,), 4, 4, 4, "jets")
+_SPARSE = Spec("s16", (16,), 3, 3, 3, sparsity=0.8)
+_BIN16 = Spec("bin16", (16,), 1, 1, 1)
+_MLP8 = Spec("mlp8_w2", (8,), 2, 2, 2)
 DESIGNS: tuple[Design, ...] = (
     Design("mlp16_w3", "digits 64-16-10, 3 bits", _MLP),
     Design("mlp16_w3_c1", "digits 64-16-10, 3 bits", _MLP, cutoff=1),
@@ -67,14 +81,26 @@ DESIGNS: tuple[Design, ...] = (
     Design("mlp16_w2_c1", "digits 64-16-10, 2 bits", _MLP2, cutoff=1),
     Design("jets16_w3_c2", "jets 16-16-8-5, 3 bits", _JETS3, cutoff=2),
     Design("mlp16_w2_c8", "digits 64-16-10, 2 bits", _MLP2, cutoff=8),
-    Design("mlp8_w2", "digits 64-8-10, 2 bits", Spec("mlp8_w2", (8,), 2, 2, 2)),
+    Design("mlp8_w2", "digits 64-8-10, 2 bits", _MLP8),
     Design("jets8_w3", "jets 16-8-5, 3 bits", _JETS8),
     Design("jets8_w3_c1", "jets 16-8-5, 3 bits", _JETS8, cutoff=1),
-    Design("jets8_w4", "jets 16-8-5, 4 bits", Spec("jets8_w4", (8,), 4, 4, 4, "jets")),
-    Design("sparse16_w3", "digits 64-16-10, 3 bits, 80 % zeros", Spec("s16", (16,), 3, 3, 3, sparsity=0.8)),
-    Design("bin16", "digits 64-16-10, 1 bit", Spec("bin16", (16,), 1, 1, 1)),
+    Design("jets8_w4", "jets 16-8-5, 4 bits", _JETS4),
+    Design("sparse16_w3", "digits 64-16-10, 3 bits, 80 % zeros", _SPARSE),
+    Design("bin16", "digits 64-16-10, 1 bit", _BIN16),
     Design("tfc_1w1a", "MNIST 784-64-64-64-10, 1 bit (Brevitas)", "tfc_1w1a_qonnx.onnx", size="85k"),
 )  # fmt: skip
+
+_OTHERS = {
+    "jets8_w3": ("jets 16-8-5, 3 bits", _JETS8), "jets8_w4": ("jets 16-8-5, 4 bits", _JETS4),
+    "mlp8_w2": ("digits 64-8-10, 2 bits", _MLP8), "bin16": ("digits 64-16-10, 1 bit", _BIN16),
+    "sparse16_w3": ("digits 64-16-10, 3 bits, 80 % zeros", _SPARSE),
+    "mlp16_w2": ("digits 64-16-10, 2 bits", _MLP2),
+}  # fmt: skip
+DESIGNS += tuple(
+    Design(f"{name}_{family}", what, spec, size=size, family=family)
+    for family, size in (("ice40", "hx8k"), ("xcup", ""))
+    for name, (what, spec) in _OTHERS.items()
+)
 
 
 def named(names: list[str]) -> Iterator[Design]:

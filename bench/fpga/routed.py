@@ -1,4 +1,4 @@
-"""Routes the designs of designs.py for ECP5 and keeps what was found, one JSON file each.
+"""Routes the designs of designs.py and keeps what was found, one JSON file each.
 
     python -m pared.bench.fpga.routed [NAME ...] [--again]
 
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ...backends.fpga import adders
 from ...backends.fpga.circuit import trace
-from ...backends.fpga.devices import Device
 from ...backends.fpga.read import read_network
 from ...backends.fpga.route import route
 from ...backends.fpga.verilog import Rtl, write_rtl
@@ -26,7 +25,7 @@ from ...compiler.errors import ParedError
 from .designs import Design, Made, make, named
 
 FOLDER = Path("bench/fpga/routed")
-_SEED, _SPEED = 1, 6
+_SEED = 1
 _TIMEOUT_S = 7200.0
 
 
@@ -53,8 +52,7 @@ def measure(design: Design, made: Made, again: bool) -> dict[str, object]:
     if before.get("verilog") == digest(rtl) and not again:
         return before
     with tempfile.TemporaryDirectory(prefix="pared-routed-") as folder:
-        device = Device(design.size, design.package, _SPEED)
-        found = route(rtl, device, Path(folder), _SEED, _TIMEOUT_S).to_json()
+        found = route(rtl, design.device, Path(folder), _SEED, _TIMEOUT_S).to_json()
     facts = {"name": design.name, "what": design.what, "cutoff": design.cutoff, "model": made.digest}
     cost = {
         "verilog": digest(rtl),
