@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,8 @@ def main() -> None:
                 page.add(*kept[key])
             if args.rows:
                 args.rows.write_text(json.dumps(kept, indent=1))
+    gcc = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout
+    page.remark(f"hls4ml {metadata.version('hls4ml')}, g++ {gcc.strip()}.")
 
 
 if __name__ == "__main__":
