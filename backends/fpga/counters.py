@@ -27,8 +27,6 @@ _FEW = 3
 _MOST_PARTS = 7
 # Depth of a gate beside that of an adder, for the places of registers.
 _GATES = 0.5
-# Beyond it da4ml 0.6.0 cannot hold a constant beside a shifted value.
-_MOST_SHIFT = 24
 # A table of 2^11 thresholds is some thousand LUT4 per neuron.
 _MOST_SEARCHED = (1 << 12) - 1
 
@@ -70,10 +68,7 @@ def _parts(inner: Ints, low: int, high: int) -> list[Counter]:
     """Return counters of parts of the thresholds: one multiplication where it equals all, else halves."""
     scaling = find_scaling(inner, low, high) if inner.size > 1 else None
     if scaling is not None and 2 + signed_digits(scaling.factor) < inner.size:
-        levels = int(inner.size)
-        if scaling.shift > _MOST_SHIFT and not _full(levels):
-            return [_searched(inner, high + 1)]
-        return [_scaled(scaling, levels)]
+        return [_scaled(scaling, int(inner.size))]
     if inner.size <= _FEW or scaling is not None:
         return [_compared(int(t)) for t in inner]
     half = inner.size // 2
@@ -120,22 +115,32 @@ def _gate(made: FixedVariable, source: FixedVariable, levels: float = 0.0) -> Fi
 
 
 def _clipped(count: FixedVariable, levels: int) -> FixedVariable:
-    """Return min(count, levels) of a whole count that is not negative."""
+    """Return min(count, levels) of a whole count that is not negative.
+
+    By bits, without da4ml's minimum: its constants (0.6.0) fail beside values that shifts made small.
+    """
     if count.high <= levels:
         return count
-    if not _full(levels):
-        return count.min_of(levels)
     bits = levels.bit_length()
-    over = count.quantize(0, count.kif[1], -bits, "WRAP", "TRN").unary_bit_op("any")
-    _gate(over, count)
-    wide = 1
-    while wide < bits:  # the bit in all places: wires
-        wide, over = min(2 * wide, bits), _gate(over | over * 2.0 ** (min(2 * wide, bits) - wide), count)
-    return _gate(count.quantize(0, bits, 0, "WRAP", "TRN") | over, count, _GATES)
+    low = count.quantize(0, bits, 0, "WRAP", "TRN")
+    if levels & (levels + 1) == 0:
+        high = count.quantize(0, count.kif[1], -bits, "WRAP", "TRN")
+        over = _gate(high.unary_bit_op("any"), count)
+    else:
+        keep = (count - (levels + 1)).is_negative()
+        low, over = _gate(low & _repeated(keep, (1 << bits) - 1), keep), ~keep
+    return _gate(low | _repeated(over, levels), over, _GATES)
 
 
-def _full(levels: int) -> bool:
-    return levels & (levels + 1) == 0
+def _repeated(bit: FixedVariable, places: int) -> FixedVariable:
+    """Return `places` where the bit is 1, else 0: wires."""
+    found = None
+    for place in range(places.bit_length()):
+        if places >> place & 1:
+            moved = bit * 2.0**place
+            found = moved if found is None else _gate(found | moved, bit)
+    assert found is not None, "some place is wanted"
+    return found
 
 
 def _searched(inner: Ints, never: int) -> Counter:
