@@ -24,7 +24,7 @@ import numpy as np
 
 from ...compiler.backend import Array
 from ...compiler.errors import UnsupportedOp
-from .graph import Connection, EventGraph, Integers, Layer, MaxPool, Reals
+from .graph import NEVER, Connection, EventGraph, Integers, Layer, MaxPool, Reals
 from .simulate import Counts, accumulate, add, encode, values_of
 
 EXACT_MODES = ("layer-sync", "signed-if", "unary", "binary-t1")
@@ -92,8 +92,6 @@ def _reason(layer: Layer, mode: str) -> str:
         return f"has {levels} thresholds; it takes one (1-bit activations)"
     if mode in ("unary", "binary-t1") and ladder is not None and ladder.low < 0:
         return f"has counts from {ladder.low} on; spikes of one sign need 0 (a Relu)"
-    if mode == "rate" and any(isinstance(c.synapses, MaxPool) for c in layer.connections):
-        return "takes maxima, which spikes of a rate do not settle"
     return ""
 
 
@@ -196,17 +194,15 @@ def rate(graph: EventGraph, inputs: Mapping[str, Array], steps: int) -> Counts:
     A spike stands for `high / steps` counts; the potential starts at half a threshold. Accumulators of
     readouts are rounded.
 
-    Raises:
-        UnsupportedOp: `event-mode`, a layer that rates do not settle.
+    Maxima follow the neuron that has sent most so far.
     """
-    check_mode(graph, "rate")
     drive = {e.population: encode(e, inputs[e.name]).astype(np.float64) / steps for e in graph.inputs}
     sent: dict[str, Reals] = {}
     potential: dict[str, Reals] = {}
     samples = len(next(iter(drive.values())))
     for layer in graph.layers:
         sent[layer.name] = np.zeros((samples, *layer.shape))
-        start = np.zeros(1) if layer.ladder is None else _half(layer)
+        start = np.zeros(1) if layer.ladder is None else _half(layer, steps)
         spread = start.reshape(-1, *[1] * (len(layer.shape) - 1))
         potential[layer.name] = np.zeros((samples, *layer.shape)) + spread
     for _ in range(steps):
@@ -216,12 +212,16 @@ def rate(graph: EventGraph, inputs: Mapping[str, Array], steps: int) -> Counts:
     return {layer.name: np.rint(sent[layer.name]).astype(np.int64) for layer in graph.layers}
 
 
-def _half(layer: Layer) -> Reals:
-    """Return where a potential starts: half a step above what makes the first threshold one step high."""
+def _half(layer: Layer, steps: int) -> Reals:
+    """Return where a potential starts: half a spike above where accumulators that are no count leave it."""
     ladder = layer.ladder
     assert ladder is not None, "a readout does not fire"
-    middle = ladder.thresholds.shape[1] // 2
-    return np.asarray(ladder.theta * (ladder.low + middle + 1) - ladder.thresholds[:, middle], np.float64)
+    rows = ladder.thresholds
+    # Beyond what a channel reaches thresholds are at the ends; one between tells where the ladder stands.
+    between = (rows > rows[:, :1]) & (rows < NEVER)
+    middle = np.where(between.any(axis=1), between.argmax(axis=1), 0)
+    zero = ladder.theta * (ladder.low + middle + 0.5) - rows[np.arange(len(rows)), middle]
+    return np.asarray(zero + ladder.theta * ladder.high / steps / 2, np.float64)
 
 
 def _integrate(
@@ -232,6 +232,9 @@ def _integrate(
     sent: dict[str, Reals],
     steps: int,
 ) -> None:
+    if any(isinstance(c.synapses, MaxPool) for c in layer.connections):
+        _largest(layer, now, sent)
+        return
     spread = [-1, *[1] * (len(layer.shape) - 1)]
     current = np.zeros_like(potential[layer.name]) + layer.bias.reshape(spread) / steps
     for connection in layer.connections:
@@ -252,6 +255,15 @@ def _integrate(
     potential[layer.name] = v - fired * theta
     now[layer.name] = fired * worth
     sent[layer.name] = sent[layer.name] + now[layer.name]
+
+
+def _largest(layer: Layer, now: dict[str, Reals], sent: dict[str, Reals]) -> None:
+    """Pass on what the neuron of a window that has sent most sends, once it is ahead of what was passed."""
+    (connection,) = layer.connections
+    most = np.zeros(sent[layer.name].shape, np.int64)
+    add(most, connection, np.rint(sent[connection.source] * 1024).astype(np.int64))
+    now[layer.name] = most / 1024 - sent[layer.name]
+    sent[layer.name] = most / 1024
 
 
 def _add_real(total: Reals, connection: Connection, values: Reals) -> None:
