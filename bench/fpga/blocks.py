@@ -62,7 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=300)
     args = parser.parse_args()
-    rng, data = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    data: list[tuple[list[float], float, float]] = []
     while len(data) < args.blocks:
         weights, top = random_block(rng)
         plain, logs = features(weights, top) if weights.any() else (0.0, [])

@@ -105,10 +105,12 @@ def fit(data: list[Point], base: Family | None = None) -> Family:
     lut = _relative([[p.cost, p.ports] for p in data], [p.lut for p in data])
     cutoffs, costs = np.log([p.design.cutoff for p in data]), np.log([p.cost for p in data])
     registers = np.log([max(p.number("ff") - p.ports, 1.0) for p in data]) - costs
-    ff = _line(registers, [cutoffs], base and [base.ff_cutoff])
+    ff = _line(registers, [cutoffs], None if base is None else [base.ff_cutoff])
     timed = [i for i, p in enumerate(data) if p.mhz is not None]
     speeds = np.log([data[i].mhz or 0.0 for i in timed])
-    mhz = _line(speeds, [cutoffs[timed], costs[timed]], base and [base.mhz_cutoff, base.mhz_cost])
+    mhz = _line(
+        speeds, [cutoffs[timed], costs[timed]], None if base is None else [base.mhz_cutoff, base.mhz_cost]
+    )
     if not timed:
         mhz = [-np.inf, 0.0, 0.0]
     return Family(
