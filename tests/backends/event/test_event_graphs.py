@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from event_models import images, quantized, reference_counts
 
 from pared.backends.event.pack import FILE, pack, unpack
 from pared.backends.event.read import read
-from pared.backends.event.simulate import graded
+from pared.backends.event.simulate import graded, reals
 from pared.compiler.errors import ArtifactError
 
 
@@ -36,3 +37,26 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
     with pytest.raises(ArtifactError, match="cannot read") as error:
         unpack(tmp_path / FILE)
     assert error.value.reason == "artifact-events"
+
+
+def test_a_last_softmax_and_an_input_of_channels_last_are_the_hosts_business():
+    model = quantized("digits_cnn", 8).clone()
+    graph = model.graph
+    scores, image = graph.outputs[0], graph.inputs[0]
+    soft = ir.node("Softmax", [scores], attributes={"axis": -1}, name="soft")
+    soft.outputs[0].name, soft.outputs[0].shape, soft.outputs[0].dtype = "soft", scores.shape, scores.dtype
+    turned = ir.node("Transpose", [image], attributes={"perm": [0, 3, 1, 2]}, name="turned")
+    turned.outputs[0].shape, turned.outputs[0].dtype = image.shape, image.dtype
+    turned.outputs[0].name = "turned_image"
+    for reader, index in list(image.uses()):
+        if reader is not turned:
+            reader.replace_input_with(index, turned.outputs[0])
+    image.shape = ir.Shape([image.shape[0], 8, 8, 1])
+    graph.insert_before(graph[0], turned)
+    graph.append(soft)
+    graph.outputs[0] = soft.outputs[0]
+    found, x = read(model), images(20)
+    got = reals(found, graded(found, {"image": x.transpose(0, 2, 3, 1)}))["soft"]
+    logits = graded(read(quantized("digits_cnn", 8)), {"image": x})["logits"]
+    assert np.array_equal(got.argmax(1), logits.argmax(1))
+    assert np.allclose(got.sum(axis=1), 1, atol=1e-6)
