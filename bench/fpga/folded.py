@@ -156,6 +156,7 @@ def page() -> None:
         r = json.loads(route_file.read_text())
         seen = json.loads(simulation_file.read_text()) if simulation_file.is_file() else None
         differs = "-" if seen is None else f"{seen['differing']} of {seen['values']}"
+        differs += "" if seen is None else f" ({seen['samples']} samples)"
         needs = make(case).design.needs
         expected = {"lut4": needs.lut, "bram": needs.bram, "dsp": needs.dsp}
         counts = [f"{r[key]} ({expected[key]})" for key in expected]
@@ -163,13 +164,14 @@ def page() -> None:
             case.what, case.target, f"{r['lanes']} + {r['units']}", counts[0], r["ff"], *counts[1:],
             r["fmax_mhz"], r["clocks"], round(r["latency_ns"] / 1e3, 1), differs,
         )  # fmt: skip
-    counts_of = ", ".join(f"{case.name} {case.samples}" for case in CASES)
     out.remark(
         "Multipliers: lanes + requantizers. LUT4, FF, BRAM, DSP and Fmax are post-route (yosys, nextpnr, "
-        "seed 1, speed grade 6), in brackets what was computed before synthesis: LUT4 is estimated, BRAM and "
-        "DSP are counted. Clocks are computed, and those of the simulated Verilog were the same. Time is "
-        "clocks / Fmax, from the first value in until the next may come. Simulated by "
-        f"Verilator: output values against the golden integers; real samples: {counts_of}."
+        "seed 1, speed grade 6), in brackets what was computed before synthesis: LUT4 is estimated, DSP "
+        "counted, BRAM counted with all bits of the tables, of which synthesis drops constant ones. Clocks are "
+        "computed, and those of the simulated Verilog were the same. Time is clocks / Fmax, from the first "
+        "value in until the next may come. Simulated by Verilator: output values against the golden integers, "
+        "on real samples. The longest path of the autoencoder is 5.6 ns out of a block memory (its own output "
+        "register is not used) and 5.3 ns to the register behind it."
     )
 
 

@@ -1,8 +1,8 @@
 """How many multipliers: the fastest folding that a device has room for, by counts known before synthesis.
 
-Block memories are exact where device tools take the cheapest shape of a block, which yosys does. Multiplier
-blocks are exact. LUT4 are counted roughly, within a few percent of the routed
-designs in docs/results/fpga_folded.md.
+Block memories are at most as counted, in the cheapest shape of a block: synthesis drops constant bits of
+tables. Multiplier blocks are exact. LUT4 are counted roughly, within 16 % of the routed designs in
+docs/results/fpga_folded.md.
 """
 
 from __future__ import annotations
