@@ -167,11 +167,11 @@ def page() -> None:
     out.remark(
         "Multipliers: lanes + requantizers. LUT4, FF, BRAM, DSP and Fmax are post-route (yosys, nextpnr, "
         "seed 1, speed grade 6), in brackets what was computed before synthesis: LUT4 is estimated, DSP "
-        "counted, BRAM counted with all bits of the tables, of which synthesis drops constant ones. Clocks are "
-        "computed, and those of the simulated Verilog were the same. Time is clocks / Fmax, from the first "
-        "value in until the next may come. Simulated by Verilator: output values against the golden integers, "
-        "on real samples. The longest path of the autoencoder is 5.6 ns out of a block memory (its own output "
-        "register is not used) and 5.3 ns to the register behind it."
+        "counted, BRAM counted with all bits of the tables, of which synthesis drops constant ones. Clocks "
+        "are computed, and those of the simulated Verilog were the same. Time is clocks / Fmax, from the "
+        "first value in until the next may come. Simulated by Verilator: output values against the golden "
+        "integers, on real samples. The longest path of the autoencoder is 5.6 ns out of a block memory (its "
+        "own output register is not used) and 5.3 ns to the register behind it."
     )
 
 
