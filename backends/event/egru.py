@@ -183,7 +183,8 @@ def sigmoid(sums: Integers, weights: EgruWeights) -> Integers:
 
 def tanh(sums: Integers, weights: EgruWeights) -> Integers:
     """Return z of its sums [neurons]."""
-    return np.rint(np.tanh(sums * (weights.scales[2] / ONE) + weights.bias[2]) * ONE).astype(np.int64)
+    real: Reals = np.tanh(sums * (weights.scales[2] / ONE) + weights.bias[2])
+    return np.rint(real * ONE).astype(np.int64)
 
 
 def update(
