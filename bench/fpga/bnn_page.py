@@ -22,6 +22,11 @@ decomposition*, which is a spanning tree too, with at most 8 more levels; *tree 
 (arXiv 2308.13735), whose differences are added independently or share subexpressions. The road takes a tree
 of 2 levels with shared differences.
 
+da4ml's own decomposition reaches the same area as ours with more levels, clocks and flip-flops; without it
+(the road before) its shared subexpressions leave the gain on the table. yosys makes wide LUTs of the small
+adders of *shared* and doubles their area: the comparison without wide LUTs is the fair one. No pass edits the
+graph for this: there a channel that reads another's sum would be one more layer.
+
 Sparse layers are random neurons of few inputs and a quantizer, as adders and as tables (arXiv 2004.03021, by
 functional decomposition into tables of four inputs).
 """
