@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from ...compiler.target import Target
 
 
-_ENGINES = ("rtl", "folded")
-
-
 @dataclass(frozen=True)
 class Family:
     """Constants of a family of chips, for unrolled circuits with their harness of three pins.
@@ -62,7 +59,9 @@ class Family:
 
 # Fitted by bench/fpga/calibration.py; docs/results/fpga_routed.md has the designs.
 FAMILIES: Mapping[str, Family] = {
-    "ecp5": Family(1.449, 0.144, 1.361, -1.222, 380.8, -0.465, -0.117, 13, (5.6, 14.5), (7.7, 24.9)),
+    "ecp5": Family(1.373, 0.324, 1.353, -1.234, 266.3, -0.450, -0.0629, 18, (4.3, 77.3), (6.9, 35.5)),
+    "ice40": Family(1.467, 0.966, 1.538, -1.234, 266.7, -0.450, -0.0629, 6, (4.9, 17.1), (7.0, 16.6)),
+    "xcup": Family(0.899, 0.0, 0.782, -1.234, 0.0, 0.0, 0.0, 6, (9.6, 39.7), (0.0, 0.0)),
 }
 
 
@@ -73,12 +72,13 @@ def estimate(model: ir.Model, target: Target, engine: str) -> Estimate:
         UnsupportedOp: what the front refuses; `fpga-estimate`: no constants for this family or engine.
     """
     family = FAMILIES.get(target.isa.arch)
-    if family is None or engine not in _ENGINES:
+    routed = ("rtl", "folded") if target.isa.arch == "ecp5" else ("rtl",)
+    if family is None or engine not in routed:
         raise UnsupportedOp(
             "fpga-estimate",
             f"target {target.name}, engine {engine}: no routed designs stand behind an estimate for "
             f"{target.isa.arch!r}",
-            f"engines {' and '.join(_ENGINES)} on {', '.join(sorted(FAMILIES))} have one",
+            f"engine rtl on {', '.join(sorted(FAMILIES))} has one, engine folded on ecp5",
         )
     network = read_network(model)
     if engine == "folded":

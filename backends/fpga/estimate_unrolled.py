@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .circuit import trace
+from .estimate_live import live_values, with_live_weights
 from .estimate_matrix import Block, block_cost, block_depth, blocks, joining_cost
 from .graph import Conv, Dense, Ints, Layer, Mix, Network, Pool, Requant, Wire
 
@@ -60,13 +61,14 @@ class _Walk:
     def __init__(self, network: Network, tracing: bool) -> None:
         self._network, self._tracing = network, tracing
         self._digits, self._channels = 0, 0
+        self._live = live_values(network)
         self._gains = {wire.name: wire.step for wire in network.inputs}
 
     def costs(self) -> list[Cost]:
         return [self._cost(layer) for layer in self._network.layers]
 
     def _cost(self, layer: Layer) -> Cost:
-        cost, depth, traced = self._figures(layer)
+        cost, depth, traced = self._figures(with_live_weights(layer, self._live))
         wires = [self._network.wires[name] for name in layer.inputs]
         self._gains[layer.output.name] = self._gain(layer)
         bits = sum(self._bits(wire) for wire in wires)
@@ -127,11 +129,16 @@ class _Walk:
             want += cost if part is block else block_cost(part, top)
         return (got / want, want / sum(known)) if want and got else (1.0, 0.0)
 
+    def _count(self, layer: Layer) -> int:
+        return int(np.count_nonzero(self._live[layer.output.name]))
+
     def _requant(self, layer: Requant) -> tuple[float, float, float]:
         """Trace some channels and take their mean for all."""
         wire = self._network.wires[layer.inputs[0]]
-        gain, count = self._gains[wire.name], int(np.prod(layer.output.shape, dtype=np.int64))
+        gain, count = self._gains[wire.name], self._count(layer)
         found = [self._trace(*one) for one in self._sampled(layer, wire, gain)]
+        if not count:
+            return 0.0, 0.0, 1.0
         if not found:
             levels = layer.thresholds.shape[1]
             return count * wire.bits * min(0.3 * levels, 2.5), 1.0 + levels.bit_length() / 2, 0.0
@@ -140,12 +147,16 @@ class _Walk:
 
     def _sampled(self, layer: Requant, wire: Wire, gain: int) -> Iterator[tuple[Requant, list[Wire]]]:
         axis = layer.axis
-        size = 1 if axis is None else layer.output.shape[axis]
+        mask = self._live[layer.output.name]
+        alive = np.zeros(1, np.int64)
+        if axis is not None:
+            alive = np.flatnonzero(np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).any(axis=1))
         lows, highs = (_per_channel(bound, wire, axis) for bound in (wire.low, wire.high))
-        for channel in sorted({int(c) for c in np.linspace(0, size - 1, _CHANNELS)}):
-            if self._channels >= _ALL_CHANNELS:
+        for place in sorted({int(c) for c in np.linspace(0, max(alive.size - 1, 0), _CHANNELS)}):
+            if self._channels >= _ALL_CHANNELS or not mask.any():
                 return
             self._channels += 1
+            channel = int(alive[place])
             low, high = int(lows[channel % lows.size]), int(highs[channel % highs.size])
             entry = _wire("x", (1,), low, low + (high - low) // gain * gain, gain)
             rows, signs = layer.thresholds[channel : channel + 1], layer.sign[channel : channel + 1]
@@ -157,7 +168,7 @@ class _Walk:
 
     def _pool(self, layer: Pool) -> tuple[float, float, float]:
         wire = self._network.wires[layer.inputs[0]]
-        count, window = int(np.prod(layer.output.shape, dtype=np.int64)), int(np.prod(layer.kernel))
+        count, window = self._count(layer), int(np.prod(layer.kernel))
         top = int(self._tops(wire).max())
         if window > _MOST_WINDOW:
             bits = np.log2(top + 1)
@@ -172,7 +183,7 @@ class _Walk:
         return count * cost, depth, 1.0
 
     def _mix(self, layer: Mix) -> tuple[float, float, float]:
-        count = int(np.prod(layer.output.shape, dtype=np.int64))
+        count = self._count(layer)
         entries = []
         for index, name in enumerate(layer.inputs):
             wire, gain = self._network.wires[name], self._gains[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,21 @@ def test_the_formula_for_a_matrix_is_near_the_optimizer(bits: int, share: float)
         adder_size=1, carry_size=-1,
     )  # fmt: skip
     assert block_cost(Block(rows), 15) == pytest.approx(float(solved.cost), rel=0.25)
+
+
+def test_neurons_that_nothing_reads_or_that_never_change_cost_nothing() -> None:
+    from pared.backends.fpga.circuit import trace
+    from pared.backends.fpga.estimate_unrolled import layer_costs
+
+    network = read_network(mlp(4, sizes=(32, 16, 8)))
+    first, middle, last = network.layers
+    assert isinstance(first, Dense)
+    assert isinstance(last, Dense)
+    columns = np.where(np.arange(16) < 6, last.weights, 0)
+    some = replace(network, layers=(first, middle, replace(last, weights=columns)))
+    guess, truth = sum(one.cost for one in layer_costs(some)), float(trace(some).logic.cost)
+    assert 0.75 * truth <= guess <= 1.3 * truth
+    assert guess < 0.6 * sum(one.cost for one in layer_costs(network))
 
 
 def test_signed_digits_are_the_fewest_by_counting() -> None:
