@@ -188,8 +188,8 @@ def main() -> None:
         if len(some) >= _FEWEST:
             print(f'"{name}": {judge(page, some, ecp5)}', file=sys.stderr)
     page.remark(
-        "The convolutions of 2 bits are overestimated: sums of up to 5 bits become plain LUTs, which synthesis "
-        "shares and trims; dense layers have wider sums. Both it and 64-8-10 at 2 bits failed to train well."
+        "The convolutions of 2 bits are overestimated: sums of up to 5 bits become plain LUTs, which "
+        "synthesis shares and trims; dense layers have wider sums. Both it and 64-8-10 at 2 bits failed to train well."
     )
 
 

@@ -134,7 +134,8 @@ def test_of_large_matrices_a_bounded_part_is_traced(monkeypatch: pytest.MonkeyPa
 def test_every_routed_design_names_what_it_was(path: Path) -> None:
     facts = json.loads(path.read_text())
     assert facts["name"] == path.stem
-    assert {"lut4", "ff", "fmax_mhz", "device", "seed", "verilog", "model"} <= facts.keys()
+    assert "lut4" in facts or "lut6" in facts
+    assert {"ff", "fmax_mhz", "device", "seed", "verilog", "model"} <= facts.keys()
 
 
 def test_the_published_error_meets_the_goal() -> None:
