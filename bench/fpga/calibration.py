@@ -189,7 +189,8 @@ def main() -> None:
             print(f'"{name}": {judge(page, some, ecp5)}', file=sys.stderr)
     page.remark(
         "The convolutions of 2 bits are overestimated: sums of up to 5 bits become plain LUTs, which "
-        "synthesis shares and trims; dense layers have wider sums. Both it and 64-8-10 at 2 bits failed to train well."
+        "synthesis shares and trims; dense layers have wider sums. Both it and 64-8-10 at 2 bits failed to "
+        "train well."
     )
 
 
