@@ -1,7 +1,7 @@
 """Resources and latency of the time-multiplexed engine: its own counts, before synthesis.
 
-Clocks, block memories and multiplier blocks are exact (folded/folding.py); LUT4, flip-flops and frequency are
-fitted to routed designs.
+Clocks and multiplier blocks are exact, block memories an upper bound (folded/folding.py); LUT4, flip-flops
+and frequency are fitted to routed designs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from .folded.program import Instruction, Lines, lines_of
 from .folded.tasks import Tasks, tasks_of
 from .graph import Conv, Dense, Network
 
-# FF per LUT4 and clock of the routed designs in docs/results/fpga_folded.md: 64 lanes, 4 units: 10 825 LUT4,
-# 8 965 FF, 56.6 MHz (autoencoder); 32 lanes: 108.7 MHz (DS-CNN).
-_FF_PER_LUT = 0.83
-_MHZ = 80.0
+# Medians of the four routed designs in docs/results/fpga_folded.md: flip-flops per LUT4 counted before, and
+# frequency; then the error of these LUT4, median and largest, in percent.
+_FF_PER_LUT = 1.49
+_MHZ = 94.0
+_ERROR = (8.8, 15.2)
 _BLOCK_BITS = 18 * 1024
 
 
@@ -40,11 +41,11 @@ def estimate_folded(network: Network, target: Target, options: Mapping[str, obje
     layers = tuple(_layer(one, design, counts) for one in program.instructions)
     how = (
         f"{program.folding.lanes} multipliers and {program.folding.units} requantizers for all layers; "
-        "clocks, block memories and multipliers exact, the rest fitted to two routed designs"
+        "clocks and multipliers exact, block memories at most that, the rest fitted to four routed designs"
     )
     return Estimate(
         "folded", target.isa.arch, layers, needs.lut, round(_FF_PER_LUT * needs.lut), needs.bram, needs.dsp,
-        program.clocks, round(program.clocks * 1e3 / _MHZ, 1), program.clocks, _MHZ, None, None, how,
+        program.clocks, round(program.clocks * 1e3 / _MHZ, 1), program.clocks, _MHZ, *_ERROR, how,
     )  # fmt: skip
 
 
