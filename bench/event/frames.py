@@ -100,8 +100,8 @@ def measure(page: Page, library: Path, name: str, source: Source, frames: Array)
     inputs = float(np.mean(counts[1:] != counts[:-1]))
     page.add(
         name, source.name, len(counts), f"{inputs:.1%}", f"{moved / every:.1%}",
-        *(f"{share:.1%}" for share in work), f"{us['changes']:.0f}", f"{us['whole']:.0f}", f"{found.ratio('whole', 'changes').median:.2f}",
-        unequal,
+        *(f"{share:.1%}" for share in work), f"{us['changes']:.0f}", f"{us['whole']:.0f}",
+        f"{found.ratio('whole', 'changes').median:.2f}", unequal,
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def _check_scale_shape(node: ir.Node, data: Dims | None, scale: Dims | None) -> 
         return
     axis, rank = int_attribute(node, "axis", 1), len(data)
     if scale == (1,) and not int_attribute(node, "block_size", 0):
-        # ONNX reads one scale in a list as one for the whole tensor; onnxruntime's quantizer writes biases so.
+        # One scale in a list is one for the whole tensor; onnxruntime writes biases so.
         return
     if not -rank <= axis < rank:
         raise _fail(node, f"axis {axis} is out of range for {rank} axes")
