@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ...compiler.estimates import Estimate
     from ...compiler.pass_api import Context
     from ...compiler.target import Target
+
+GRAPH = "model.onnx"
 
 
 class FpgaBackend:
@@ -36,7 +39,7 @@ class FpgaBackend:
         return usable(target)
 
     def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
-        """Lower a model with one engine.
+        """Lower a model with one engine. The graph goes along as `model.onnx`, for comparing layers.
 
         Raises:
             UnsupportedOp: `fpga-...`: what the hardware cannot be, naming the node.
@@ -44,10 +47,12 @@ class FpgaBackend:
             MissingTool: a package or program is not installed.
             ParedError: a tool failed or took too long.
         """
+        from ...compiler.ir.export import to_bytes
         from .report import with_layers
 
         module = module_of(engine)
         payload = module.lower(model, target, options_of(engine, target), ctx)
+        payload = replace(payload, files={GRAPH: to_bytes(model), **payload.files})
         return with_layers(payload, model, target, ctx.calibration)
 
     def estimate(self, model: ir.Model, target: Target, engine: str) -> Estimate:

@@ -14,7 +14,6 @@ import numpy as np
 
 from ....compiler.backend import Executable, Payload
 from ....compiler.errors import UnsupportedOp
-from ....compiler.ir.export import to_bytes
 from ..graph import Ints, Network, Wire
 from ..read import read_network
 from ..simulate import simulate
@@ -72,7 +71,7 @@ def lower(model: ir.Model, target: Target, options: Options, ctx: Context) -> Pa
         report = report_of(made.plan, made.reuse, settings, vendor)
         packed = pack(network, made.plan, made.ends, sources)
         # what the integers are compared with: `pared verify` evaluates it by the reference
-        own = {"model.onnx": to_bytes(model), LIBRARY: made.library.read_bytes()}
+        own = {LIBRARY: made.library.read_bytes()}
         files: dict[str, bytes | Path] = {**packed, **own}
     attachments = {"fpga.json": json.dumps(report, indent=1, sort_keys=True)}
     return Payload("hls4ml", files, {"arch": platform.machine()}, attachments=attachments, notes=vendor.notes)
