@@ -12,7 +12,9 @@ from fpga_models import mlp, qdq_conv, residual
 import pared
 from pared.backends.fpga.tools import find_tool
 from pared.backends.reference import evaluate
+from pared.compiler.artifact.read import open_artifact
 from pared.compiler.errors import ParedError
+from pared.compiler.verify.original import payload_model
 
 TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 UNROUTED: dict[str, str | int | float | bool] = {"route": False}
@@ -58,6 +60,8 @@ def test_artifacts_run_bit_exactly(tmp_path: Path, kind: str) -> None:
     with pared.load(tmp_path / "out") as loaded:
         got = loaded.run({"x": x})
     assert all(np.array_equal(got[name], want[name]) for name in want)
+    graph = payload_model(open_artifact(tmp_path / "out"))
+    assert [port.name for port in graph.graph.outputs] == list(want), "layers can be compared"
 
 
 def test_the_report_says_what_was_simulated(tmp_path: Path) -> None:
