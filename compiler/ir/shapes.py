@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import onnx
 import onnx_ir as ir
@@ -10,6 +11,7 @@ from onnx.shape_inference import InferenceError
 
 from ..errors import InvalidGraph
 from ..ops import register
+from ..ops.size_guard import ABSURD, LONG, is_followed
 from .limits import bounded_memory
 from .skeleton import skeleton
 from .tensor_guards import MOST_AXES
@@ -20,18 +22,26 @@ _MADE_UP = re.compile(r"unk__\d+")
 
 Types = dict[str, onnx.TypeProto]
 
+# Elements of vectors that inference may follow, in all nodes together: some 50 bytes each.
+_FOLLOWED = 4 << 20
+_LEAST_FOLLOWED = 256
 
-def infer_shapes(model: ir.Model) -> None:
+
+def infer_shapes(model: ir.Model, *, untrusted: bool = False) -> None:
     """Infer dtype and shape of every value in every graph, replacing stale ones.
 
     An inferred size beats a stored one; a stored size stays where inference cannot tell (the size
     that a data-dependent Reshape yields, say) and the ranks agree.
 
+    Args:
+        model: edited.
+        untrusted: look out for sizes that would take all memory; import does, once and for all.
+
     Raises:
         InvalidGraph: `shape-inference`, with what onnx says about which node.
     """
     register()
-    inferred = _inferred(model)
+    inferred = _untrusted(model) if untrusted else _run(skeleton(model))
     given = _symbols(model)
     for value in all_values(model):
         found = inferred.get(value.name or "")
@@ -39,14 +49,27 @@ def infer_shapes(model: ir.Model) -> None:
             _refresh(value, found, given)
 
 
-def _inferred(model: ir.Model) -> Types:
-    proto = skeleton(model)
+def _untrusted(model: ir.Model) -> Types:
+    followed = sum(map(is_followed, model.graph.all_nodes()))
+    longest = max(_LEAST_FOLLOWED, _FOLLOWED // max(1, followed))
+    try:
+        return _run(skeleton(model, longest=longest))
+    except InvalidGraph as err:
+        if LONG not in err.message:
+            raise
+    return _run(skeleton(model, longest=0), follow=False)
+
+
+def _run(proto: onnx.ModelProto, *, follow: bool = True) -> Types:
+    infer = partial(onnx.shape_inference.infer_shapes, check_type=True, strict_mode=True, data_prop=follow)
     try:
         with bounded_memory(memory_for(proto)):
-            done = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+            done = infer(proto)
     except MemoryError as err:
         raise out_of_bounds() from err
     except (InferenceError, RuntimeError, ValueError, TypeError) as err:
+        if ABSURD in str(err):
+            raise out_of_bounds() from err
         raise InvalidGraph(
             "shape-inference",
             f"the shapes or types of the graph do not fit: {_short(str(err))}",

@@ -10,24 +10,30 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from ..ops.common import PARED_DOMAIN
+from ..ops.size_guard import guards_of
 from .walk import all_graphs, bodies, constant_tensor
 
 # Shape inference reads values of shape-like constants (Reshape, Pad, Resize, ...): a handful of int64.
 KEPT_BYTES = 2048
 
 
-def skeleton(model: ir.Model, *, shapes: bool = False) -> onnx.ModelProto:
+def skeleton(model: ir.Model, *, shapes: bool = False, longest: int | None = None) -> onnx.ModelProto:
     """Return `model` as a ModelProto whose constants over `KEPT_BYTES` are inputs instead.
 
     With `shapes` the known types of intermediate values and the shapes of outputs are written too;
-    without, only what cannot be derived is: inputs, constants and the dtype of outputs.
+    without, only what cannot be derived is: inputs, constants and the dtype of outputs. With `longest`
+    (import's own call) guards stand in front of computed sizes, and of vectors of more than so many elements
+    where inference follows content (0: it follows none).
     """
     # Before IR version 4 onnx overlooks constants that are not inputs too; import makes them constants.
     proto = onnx.ModelProto(ir_version=min(max(model.ir_version, 10), 13))
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
+    if longest is not None and PARED_DOMAIN not in model.opset_imports:
+        proto.opset_import.add(domain=PARED_DOMAIN, version=1)
     proto.graph.name = model.graph.name or "main"
-    _fill(proto.graph, model.graph, shapes)
+    _fill(proto.graph, model.graph, shapes, longest)
     for graph in all_graphs(model):
         _lift_constants(proto.graph, graph)
     if shapes:
@@ -43,7 +49,7 @@ def _drop_unranked_outputs(graph: onnx.GraphProto) -> None:
             del graph.output[index]
 
 
-def _fill(proto: onnx.GraphProto, graph: ir.Graph, shapes: bool) -> None:
+def _fill(proto: onnx.GraphProto, graph: ir.Graph, shapes: bool, longest: int | None) -> None:
     for value in graph.inputs:
         ir.serde.serialize_value_into(proto.input.add(), value)
     for value in graph.initializers.values():
@@ -53,14 +59,16 @@ def _fill(proto: onnx.GraphProto, graph: ir.Graph, shapes: bool) -> None:
             ir.serde.serialize_tensor_into(tensor, value.const_value)
             tensor.name = value.name or ""
     for node in graph:
-        _fill_node(proto, node, shapes)
+        _fill_node(proto, node, shapes, longest)
     for value in graph.outputs:
         _fill_output(proto.output.add(), value, shapes)
 
 
-def _fill_node(proto: onnx.GraphProto, node: ir.Node, shapes: bool) -> None:
+def _fill_node(proto: onnx.GraphProto, node: ir.Node, shapes: bool, longest: int | None) -> None:
     if node.op_type == "Constant" and not node.domain and _is_lifted(node.outputs[0]):
         return
+    if longest is not None:
+        proto.node.extend(guards_of(node, longest))
     made = proto.node.add(op_type=node.op_type, domain=node.domain, name=node.name or "")
     made.input.extend("" if value is None else value.name or "" for value in node.inputs)
     made.output.extend(value.name or "" for value in node.outputs)
@@ -69,7 +77,7 @@ def _fill_node(proto: onnx.GraphProto, node: ir.Node, shapes: bool) -> None:
         if nested and attr.type == ir.AttributeType.GRAPH:
             body = made.attribute.add(name=attr.name, type=onnx.AttributeProto.GRAPH)
             body.g.name = attr.as_graph().name or attr.name
-            _fill(body.g, attr.as_graph(), shapes)
+            _fill(body.g, attr.as_graph(), shapes, longest)
         else:
             ir.serde.serialize_attribute_into(made.attribute.add(), attr)
     if shapes:

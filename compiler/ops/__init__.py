@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx.defs import OpSchema
 
-from . import bipolar_quant, dynamic_blocks, multithreshold, neuron_op, quant, trunc
+from . import bipolar_quant, dynamic_blocks, multithreshold, neuron_op, quant, size_guard, trunc
 from .common import FINN_DOMAIN, PARED_DOMAIN, QONNX_DOMAIN, Expander
 
 SCHEMAS: tuple[OpSchema, ...] = (
@@ -18,6 +18,7 @@ SCHEMAS: tuple[OpSchema, ...] = (
     multithreshold.SCHEMA,
     dynamic_blocks.SCHEMA,
     neuron_op.SCHEMA,
+    size_guard.SCHEMA,
 )
 
 EXPANSIONS: Mapping[tuple[str, str], Callable[[ir.Node, Expander], ir.Value | Sequence[ir.Value]]] = {

@@ -11,6 +11,7 @@ from ir_models import body, if_model, node, proto, value
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from pared.compiler.errors import ModelError
+from pared.compiler.ir import shapes
 from pared.compiler.ir.importer import import_model
 
 W = {"w": np.arange(4, dtype=np.float32)}
@@ -472,3 +473,32 @@ def test_a_slice_that_overflows_ends_quickly() -> None:
     nodes = [node("Shape", "x", "s"), node("Slice", "s a b c b", "t"), node("Expand", "x t", "y")]
     model = proto(nodes, [value("x", ("n", 4))], [value("y", None)], {"a": far * 0, "b": far, "c": far * 0})
     assert reason(model) == "shape-inference"
+
+
+def test_vectors_too_long_to_follow_are_no_absurd_sizes() -> None:
+    # Inference that follows the content of vectors spends memory on each element; this one is honest.
+    nodes = [node("Range", "zero n one", "r"), node("Add", "r r", "s"), node("Gather", "s x", "y")]
+    model = proto(
+        nodes,
+        [value("x", (2,), TensorProto.INT64)],
+        [value("y", (2,), TensorProto.INT64)],
+        {"zero": np.array(0), "n": np.array(2**23), "one": np.array(1)},
+    )
+    assert [tuple(v.shape or ()) for v in import_model(model).model.graph.outputs] == [(2,)]
+
+
+@pytest.mark.parametrize("op", ["Cast", "Unsqueeze", "Add", "Gather"])
+def test_following_many_long_vectors_ends_quickly(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(source: str, target: str) -> onnx.NodeProto:
+        if op == "Cast":
+            return node(op, source, target, to=TensorProto.INT64)
+        return node(op, f"{source} {'all' if op == 'Gather' else 'axis'}", target)
+
+    nodes = [node("ConstantOfShape", "n", "v0", value=numpy_helper.from_array(np.zeros(1, np.int64)))]
+    nodes += [node("Range", "start n0 delta", "all")] * (op == "Gather")
+    nodes += [step("v0", f"v{i}") for i in range(1, 400)] + [node("ReduceMax", "v399", "m", keepdims=0)]
+    nodes += [node("Cast", "m", "f", to=TensorProto.FLOAT), node("Add", "x f", "y")]
+    constants = {"n": np.array([2**24]), "n0": np.array(2**24), "start": np.array(0), "delta": np.array(1)}
+    model = proto(nodes, constants=constants | {"axis": np.array([0])})
+    monkeypatch.setattr(shapes, "memory_for", lambda _: 128 << 20)
+    import_model(model)
