@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...compiler.cache import cache_folder
+
 
 @contextmanager
 def workplace(files: Mapping[str, str], key: object) -> Iterator[Path]:
     """Give the folder of exactly these files and this `key` in the user's cache; it goes when all went well.
 
-    `$PARED_CACHE_DIR`, else `$XDG_CACHE_HOME/pared`, else `~/.cache/pared`; an empty `$PARED_CACHE_DIR` keeps
-    nothing.
+    Where the user's cache is turned off, it is a temporary one.
     """
-    base = _cache()
+    base = cache_folder()
     if base is None:
         with tempfile.TemporaryDirectory(prefix="pared-fpga-") as name:
             yield Path(name)
@@ -28,11 +28,3 @@ def workplace(files: Mapping[str, str], key: object) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _cache(environ: Mapping[str, str] = os.environ) -> Path | None:
-    own = environ.get("PARED_CACHE_DIR")
-    if own is not None:
-        return Path(own) if own else None
-    base = environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "pared"

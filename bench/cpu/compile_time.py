@@ -19,7 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from ...backends.cpu.native import codegen, link, objects
-from ...backends.cpu.native.timing_cache import VARIABLE
+from ...compiler.cache import VARIABLE
 from ...compiler.errors import ParedError
 from ..meter import pinned
 from ..results import Page

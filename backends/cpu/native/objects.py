@@ -22,10 +22,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
+from ....compiler.cache import cache_folder
 from ....compiler.files import write_file
 from .isa import Isa
 from .program import KernelSpec
-from .timing_cache import cache_folder
 
 if TYPE_CHECKING:
     import tvm

@@ -25,10 +25,11 @@ from importlib import metadata
 from pathlib import Path
 
 from ....compiler.backend import DECISIONS, TimedChoice
+from ....compiler.cache import cache_folder
 from ....compiler.machine import find_machine
 from ....compiler.records import Metric, Origin
 from .isa import Isa
-from .timing_cache import TimingCache, cache_folder
+from .timing_cache import TimingCache
 
 Run = Callable[[], object]
 Clock = Callable[[], float]

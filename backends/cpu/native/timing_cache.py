@@ -1,10 +1,9 @@
 """Measured times kept between runs: one record per line, each with its own checksum.
 
-The file lies in `$PARED_CACHE_DIR`, else `$XDG_CACHE_HOME/pared`, else `~/.cache/pared`; an empty
-`PARED_CACHE_DIR` turns it off. Records are added with single appending writes under a lock, so a writer that
-dies half-way spoils its own record only: the next one starts on a new line, and a reader passes over lines
-whose checksum is wrong. Nothing depends on the cache but time: without it, or where it cannot be written,
-everything is measured again, and `trouble` says so.
+The file lies in the user's cache (`compiler/cache.py`), where there is one. Records are added with single
+appending writes under a lock, so a writer that dies half-way spoils its own record only: the next one starts
+on a new line, and a reader passes over lines whose checksum is wrong. Nothing depends on the cache but time:
+without it, or where it cannot be written, everything is measured again, and `trouble` says so.
 """
 
 from __future__ import annotations
@@ -14,35 +13,21 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ....compiler.cache import VARIABLE
 from ....compiler.files import replacing
 
 # In the file's name: other versions of pared leave files of another format alone.
 FORMAT = 1
-VARIABLE = "PARED_CACHE_DIR"
 
 _CHECKSUM_DIGITS = 16
 # A file is written anew when dead lines make more than half of it and at least this many bytes.
 _WORTH_REWRITING = 1 << 16
 # Beyond this many records the oldest half is forgotten.
 _MOST_RECORDS = 50_000
-
-
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the user's folder for measured times; None when it is turned off.
-
-    >>> cache_folder({"XDG_CACHE_HOME": "/var/cache"})
-    PosixPath('/var/cache/pared')
-    """
-    own = environ.get(VARIABLE)
-    if own is not None:
-        return Path(own) if own else None
-    # The specification of XDG tells to ignore relative paths.
-    base = environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "pared"
 
 
 class TimingCache:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ....compiler.cache import VARIABLE, cache_folder
 from ....compiler.errors import MissingTool, ParedError
 from ....compiler.records import Json
 from ..tools import run_tool
@@ -78,9 +79,11 @@ def synthesise(project: bytes, settings: Settings) -> Vendor:
 
 def _workplace(project: bytes) -> Path:
     """Return the folder of this very project, unpacked once."""
-    own, base = os.environ.get("PARED_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME", "")
-    user = (Path(base) if base.startswith("/") else Path.home() / ".cache") / "pared"
-    folder = (Path(own).absolute() if own else user) / "hls" / hashlib.sha256(project).hexdigest()[:16]
+    # The report names this folder, so it is kept even where the cache is turned off.
+    kept = {key: value for key, value in os.environ.items() if key != VARIABLE}
+    user = cache_folder() or cache_folder(kept)
+    assert user is not None, "without the variable there is a folder"
+    folder = user.absolute() / "hls" / hashlib.sha256(project).hexdigest()[:16]
     if not (folder / "hls4ml_config.yml").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(io.BytesIO(project)) as file:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pared.backends.cpu.native.timing_cache import TimingCache, cache_folder, parse
+from pared.backends.cpu.native.timing_cache import TimingCache, parse
+from pared.compiler.cache import cache_folder
 
 _WRITE = """
 import sys
