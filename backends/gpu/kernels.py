@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .program import DeviceFunction, Dims, Kernel, Tensor
+from .schedules.base import chip_of, target_of
+from .schedules.table import choose
 
 if TYPE_CHECKING:
     import tvm
     from tvm import s_tir, tirx
-
-# What a thread block may use on every chip from sm_80 on.
-_LIMITS = {"max_threads_per_block": 1024, "max_num_threads": 1024, "thread_warp_size": 32}
-_SHARED_BYTES = 49152
 
 _AXES = {"blockIdx": 0, "threadIdx": 1}
 
@@ -27,48 +25,37 @@ class Kernels:
         sources: CUDA C++ of kernels whose floats may be contracted to fused multiply-adds, and of those
             where each product and each sum rounds once, as the model says; empty where there are none.
         functions: by name.
+        choices: the schedule of every function, by name (schedules/table.py).
     """
 
     sources: tuple[str, str]
     functions: Mapping[str, DeviceFunction]
+    choices: Mapping[str, str]
 
 
-def target_of(arch: str) -> tvm.target.Target:
-    """Return TVM's target for a chip such as `sm_90`."""
-    import tvm
-
-    return tvm.target.Target(
-        {"kind": "cuda", "arch": arch, "max_shared_memory_per_block": _SHARED_BYTES, **_LIMITS}, host="llvm"
-    )
-
-
-def schedule(functions: Mapping[str, tirx.PrimFunc], arch: str) -> dict[str, tirx.PrimFunc]:
-    """Map every function to threads: matrix products first, what is left by its kind of loops."""
-    import tvm
-    from tvm.s_tir import dlight
-
-    target = target_of(arch)
-    module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in functions.items()})
-    rules = [
-        dlight.gpu.Matmul(),
-        dlight.gpu.GEMV(),
-        dlight.gpu.Reduction(),
-        dlight.gpu.GeneralReduction(),
-        dlight.gpu.Fallback(),
-    ]
-    with target:
-        module = dlight.ApplyDefaultSchedule(*rules)(module)
-    return {g.name_hint: f for g, f in module.functions.items()}
+def schedule(
+    functions: Mapping[str, tirx.PrimFunc], arch: str
+) -> tuple[dict[str, tirx.PrimFunc], dict[str, str]]:
+    """Map every function to threads; return them, and the name of each one's schedule."""
+    chip = chip_of(arch)
+    scheduled: dict[str, tirx.PrimFunc] = {}
+    choices: dict[str, str] = {}
+    for name, function in functions.items():
+        choices[name], mapped = choose(function.with_attr("global_symbol", name), chip)
+        scheduled[name] = mapped.with_attr("global_symbol", name)
+    return scheduled, choices
 
 
 def build(functions: Mapping[str, tirx.PrimFunc], arch: str) -> Kernels:
     """Schedule functions and generate their device code."""
-    return _generate(
-        schedule(functions, arch), arch, {name for name, f in functions.items() if _sums_floats(f)}
-    )
+    scheduled, choices = schedule(functions, arch)
+    sources, found = _generate(scheduled, arch, {name for name, f in functions.items() if _sums_floats(f)})
+    return Kernels(sources, found, choices)
 
 
-def _generate(functions: Mapping[str, tirx.PrimFunc], arch: str, contracted: Collection[str]) -> Kernels:
+def _generate(
+    functions: Mapping[str, tirx.PrimFunc], arch: str, contracted: Collection[str]
+) -> tuple[tuple[str, str], dict[str, DeviceFunction]]:
     import tvm
     from tvm import tirx
     from tvm.tirx.build import split_host_device_mods
@@ -87,7 +74,7 @@ def _generate(functions: Mapping[str, tirx.PrimFunc], arch: str, contracted: Col
         _source({g: f for g, f in device.functions.items() if images[g.name_hint] == image}, target)
         for image in (0, 1)
     ]
-    return Kernels((sources[0], sources[1]), found)
+    return (sources[0], sources[1]), found
 
 
 def _source(functions: Mapping[object, tirx.PrimFunc], target: tvm.target.Target) -> str:

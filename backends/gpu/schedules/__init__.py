@@ -1,0 +1,1 @@
+"""How loops are mapped to threads: one static choice per function, by a table of rules (`table.py`)."""

@@ -1,0 +1,28 @@
+"""The table of schedules: the first row that takes a function maps it to threads.
+
+A new schedule is a row here; `takes` asks the function itself, or for a mark that its emitter left
+(`base.MARK`). The last row takes everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from . import fallback
+from .base import Chip, Entry
+
+if TYPE_CHECKING:
+    from tvm import tirx
+
+TABLE: tuple[Entry, ...] = (*fallback.ENTRIES,)
+
+
+def choose(function: tirx.PrimFunc, chip: Chip, table: Sequence[Entry] = TABLE) -> tuple[str, tirx.PrimFunc]:
+    """Return the name of the schedule that takes a function, and the function mapped to threads."""
+    for entry in table:
+        if entry.takes(function, chip):
+            scheduled = entry.apply(function, chip)
+            if scheduled is not None:
+                return entry.name, scheduled
+    raise AssertionError("the table's last row takes every function")
