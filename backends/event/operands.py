@@ -13,6 +13,7 @@ from ...compiler.ir.walk import int_attribute, ints_attribute, node_label, produ
 from ...compiler.ir.windows import pads_of
 from ...compiler.ops.constants import constant_expression
 from ...compiler.ops.quant import quant
+from ..reference.integer import bias_steps as reference_steps
 from .graph import Integers, Reals, Weights, Window
 from .ladders import Quantizer
 from .terms import Floats
@@ -93,14 +94,11 @@ def bias_steps(value: ir.Value | None, unit: Floats) -> Integers | None:
     node, params = producer(value, "DequantizeLinear"), view(value)
     q = constant_expression(node.inputs[0]) if node is not None else None
     if q is not None and params is not None and q.dtype == np.int32 and not params.zero_point.any():
-        own = np.asarray(params.scale, np.float32).reshape(-1)
-        if np.allclose(own, unit, rtol=1e-6, atol=0):
-            return q.reshape(-1).astype(np.int64)
-        return np.asarray(np.rint(q.reshape(-1).astype(np.float32) * own / unit), np.int64)
+        return reference_steps(q, np.asarray(params.scale, np.float32), unit).astype(np.int64)
     real = reals_of(value)
     if real is None:
         return None
-    return np.asarray(np.rint(real.reshape(-1).astype(np.float32) / unit), np.int64)
+    return reference_steps(real, None, unit).astype(np.int64)
 
 
 def quantizer_of(node: ir.Node) -> Quantizer:

@@ -15,6 +15,7 @@ from ...compiler.ir.walk import attribute, int_attribute, ints_attribute
 from ...compiler.ir.windows import pads_of
 from ...compiler.ops.common import float_attribute
 from ...compiler.ops.constants import constant_expression
+from ..reference.integer import bias_steps
 from .graph import Conv, Dense, Floats, Ints, Layer, Mix, Move, Pool, Wire
 from .refuse import at
 from .requant import Held, Region
@@ -165,14 +166,8 @@ def _bias_steps(bias: ir.Value | None, real: Singles, unit: Singles) -> Ints:
         zero = constant_expression(node.inputs[2]) if len(node.inputs) > 2 else None
         plain = zero is None or not zero.any()
         if scale is not None and plain:
-            own = scale.reshape(-1).astype(np.float32)
-            if np.allclose(own, unit, rtol=1e-6, atol=0):
-                whole: Ints = q.reshape(-1).astype(np.int64)
-                return whole
-            rescaled: Ints = np.rint(q.reshape(-1).astype(np.float32) * own / unit).astype(np.int64)
-            return rescaled
-    steps: Ints = np.rint(real.astype(np.float32) / unit).astype(np.int64)
-    return steps
+            return bias_steps(q, scale.astype(np.float32), unit).astype(np.int64)
+    return bias_steps(real, None, unit).astype(np.int64)
 
 
 def _gemm(place: Place) -> Held:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from ....compiler.ir.quant import QONNX_DOMAIN, dequantize_array, quantize_array, view
 from ....compiler.ir.walk import int_attribute, producer
 from ....compiler.ops.constants import constant_expression
+from ...reference.integer import bias_steps as reference_steps
 from .layers import Floats, Quant
 from .weights_binary import evaluate_weight
 
@@ -94,11 +95,11 @@ def bias_steps(value: ir.Value | None, unit: Floats, channels: int) -> npt.NDArr
         scale = constant_expression(node.inputs[1])
         if scale is None:
             return "the bias scale is not constant"
-        return _spread(_rescaled(q.reshape(-1), scale.reshape(-1), unit), channels)
+        return _spread(reference_steps(q, np.asarray(scale, np.float32), unit), channels)
     real = array_of(value)
     if real is None:
         return "the bias is not constant"
-    return _spread(np.rint(real.reshape(-1).astype(np.float32) / unit), channels)
+    return _spread(reference_steps(np.asarray(real, np.float32), None, unit), channels)
 
 
 def is_int32(value: ir.Value | None) -> bool:
@@ -113,15 +114,6 @@ def _zero_point(node: ir.Node) -> npt.NDArray[np.generic]:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     zero = constant_expression(value)
     return np.zeros(1) if zero is None else zero
-
-
-def _rescaled(
-    q: npt.NDArray[np.generic], scale: npt.NDArray[np.generic], unit: Floats
-) -> npt.NDArray[np.generic]:
-    own = np.asarray(scale, np.float32)
-    if np.allclose(own, unit, rtol=1e-6, atol=0):
-        return q
-    return np.asarray(np.rint(q.astype(np.float32) * own / unit))
 
 
 def _spread(steps: npt.NDArray[np.generic], channels: int) -> npt.NDArray[np.int32] | str:
