@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +27,13 @@ import onnx_ir as ir
 from .. import compile as compile_model
 from .. import load
 from ..compiler.data import Samples
-from ..compiler.errors import DataError
 from ..compiler.manager import Manager
 from ..compiler.pass_api import Context
 from ..compiler.pipeline import parse_pipeline
 from ..compiler.registry import MACROS, PASSES
 from ..passes.binarize.ends import end_layers
 from ..passes.prune.weights import find_weights
+from .data import data_folder
 from .meter import compare_latency, pinned
 from .prune_accuracy import Net, nets, score_text
 from .results import Page
@@ -169,11 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder for artifacts; a temporary one by default")
     parser.add_argument("--page", type=Path, default=Path("binarize_accuracy.md"))
     options = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        needs = "point it at the folder of models and data"
-        raise DataError("bench-data-missing", "PARED_DATA is not set", needs)
-    found = nets(Path(folder), options.fashion)
+    folder = data_folder()
+    found = nets(folder, options.fashion)
     page = Page(options.page, "Weights as sums of bases, without training", __doc__ or "", HEADINGS)
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)

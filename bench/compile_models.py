@@ -10,7 +10,6 @@ graph, as `pared verify` does it; the random weights of the architectures say no
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from ..compiler.differences import largest_difference
 from ..compiler.errors import ParedError
 from ..compiler.ir.importer import import_model
 from ..compiler.verify import verify_artifact
+from .data import found_folder
 from .light_models import NAMES, light_model
 from .results import Page
 
@@ -129,13 +129,13 @@ def architectures(page: Page) -> None:
 def main() -> None:
     """Write both pages."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/results")
-    data = os.environ.get("PARED_DATA")
+    data = found_folder()
     about = __doc__ or ""
     if data is None:
         print("PARED_DATA is not set: the shared models are left out", file=sys.stderr)
     else:
         page = Page(folder / "models_float.md", "Every shared model in float at -O2", about, HEADINGS)
-        shared_models(page, Path(data) / "models")
+        shared_models(page, data / "models")
     architectures(Page(folder / "architectures.md", "The nine architectures of onnx", about, INT8_HEADINGS))
 
 

@@ -12,16 +12,16 @@ onnxruntime, one thread, interleaved. A share that no choice of ranks reaches is
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
-from ..compiler.errors import DataError, PipelineError
+from ..compiler.errors import PipelineError
 from ..compiler.ir.stats import count
 from ..compiler.ort import make_session, run_session
+from .data import data_folder
 from .meter import compare_latency, pinned
 from .prune_accuracy import UNITS, Net, nets, run, score_text
 from .results import Page
@@ -75,11 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fashion", type=Path, help="folder with fashion_cnn.onnx and fashion_mlp.onnx")
     parser.add_argument("--page", type=Path, default=Path("lowrank_accuracy.md"))
     options = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        needs = "point it at the folder of models and data"
-        raise DataError("bench-data-missing", "PARED_DATA is not set", needs)
-    found = nets(Path(folder), options.fashion)
+    folder = data_folder()
+    found = nets(folder, options.fashion)
     page = Page(options.page, "Accuracy and time against low rank", __doc__ or "", HEADINGS)
     for name in options.models or found:
         measure(name, found[name](), options.methods, page)

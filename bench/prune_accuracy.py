@@ -13,8 +13,6 @@ bench/train_fashion.py.
 from __future__ import annotations
 
 import argparse
-import gzip
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,6 @@ import onnx_ir as ir
 
 from ..compiler.data import Samples, open_samples
 from ..compiler.differences import Sqnr
-from ..compiler.errors import DataError
 from ..compiler.ir.export import signature_of
 from ..compiler.ir.importer import import_model
 from ..compiler.manager import Manager
@@ -34,6 +31,7 @@ from ..compiler.ort import make_session, run_session
 from ..compiler.pass_api import Context
 from ..compiler.pipeline import parse_pipeline
 from ..compiler.registry import MACROS, PASSES
+from .data import data_folder, idx_images, log_mel
 from .quantize_accuracy import TASKS
 from .results import Page
 
@@ -113,11 +111,8 @@ def _cross_entropy(logits: Array, tokens: Array) -> float:
 
 def fashion(data: Path) -> tuple[Floats, Array]:
     """Test images `[n, 1, 28, 28]` in 0..1, and labels."""
-    folder = data / "datasets" / "fashion_mnist"
-    images = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
-    x = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28).astype(np.float32) / 255
-    return x, np.frombuffer(labels, np.uint8, offset=8)
+    images, labels = idx_images("fashion_mnist", data)
+    return images / np.float32(255), labels
 
 
 def _rgb(last: bool, mean: float, deviation: float) -> Read:
@@ -133,16 +128,8 @@ def _rgb(last: bool, mean: float, deviation: float) -> Read:
 
 def _frames(data: Path) -> tuple[Array, None]:
     """Five log-mel frames of 128 bands of speech a sample, as ad01 takes them (window 1024, hop 512)."""
-    audio = np.load(data / "datasets" / "kws_gscv2_audio_int16.npz")["x"][:600].astype(np.float32) / 32768
-    windows = np.lib.stride_tricks.sliding_window_view(audio, 1024, axis=1)[:, 4096:8192:512]
-    power = np.abs(np.fft.rfft(windows * np.hanning(1024), axis=2)) ** 2
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 130) / 2595) - 1)
-    bins = np.linspace(0, 8000, 513)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    mel = power @ np.maximum(np.minimum(rising, falling), 0).T
-    decibels = 10 * np.log10(np.maximum(mel, 1e-10))
-    return decibels[:, :5].reshape(len(audio), 640).astype(np.float32), None
+    audio = np.load(data / "datasets" / "kws_gscv2_audio_int16.npz")["x"][:600]
+    return log_mel(audio, 5), None
 
 
 def nets(data: Path, made: Path | None, first: str = "canonicalize") -> dict[str, Callable[[], Net]]:
@@ -253,11 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fashion", type=Path, help="folder with fashion_cnn.onnx and fashion_mlp.onnx")
     parser.add_argument("--page", type=Path, default=Path("prune_accuracy.md"))
     options = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        needs = "point it at the folder of models and data"
-        raise DataError("bench-data-missing", "PARED_DATA is not set", needs)
-    found = nets(Path(folder), options.fashion)
+    folder = data_folder()
+    found = nets(folder, options.fashion)
     page = Page(options.page, "Accuracy against sparsity", __doc__ or "", HEADINGS)
     for name in options.models or found:
         measure(name, found[name](), options.methods, page)

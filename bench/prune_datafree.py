@@ -13,13 +13,12 @@ Exit code 1 when naive pruning and quantization is better anywhere by more than 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..compiler.errors import DataError
 from ..compiler.ir.walk import all_nodes
+from .data import data_folder
 from .prune_accuracy import UNITS, nets, run, score_text
 from .results import Page
 
@@ -45,11 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fashion", type=Path, help="folder with fashion_cnn.onnx and fashion_mlp.onnx")
     parser.add_argument("--page", type=Path, default=Path("prune_datafree.md"))
     options = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        needs = "point it at the folder of models and data"
-        raise DataError("bench-data-missing", "PARED_DATA is not set", needs)
-    found = nets(Path(folder), options.fashion, first="fold-branches")
+    folder = data_folder()
+    found = nets(folder, options.fashion, first="fold-branches")
     page = Page(options.page, "Channels without data", __doc__ or "", ("model", "score", "dense", *VARIANTS))
     worse = 0
     for name in _MODELS:

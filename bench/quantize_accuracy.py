@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ import onnx_ir as ir
 
 from ..compiler.data import open_samples
 from ..compiler.driver.precision import default_pipeline, parse_precision
-from ..compiler.errors import DataError
 from ..compiler.ir.export import signature_of
 from ..compiler.ir.importer import import_model
 from ..compiler.manager import Manager
@@ -35,6 +33,7 @@ from ..compiler.pipeline import parse_pipeline
 from ..compiler.records import to_json
 from ..compiler.registry import BACKENDS, MACROS, PASSES
 from ..targets import load_target
+from .data import data_folder
 from .results import Page
 
 Array = npt.NDArray[np.generic]
@@ -195,11 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--page", type=Path, help="write a result page there")
     options = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        needs = "point it at the folder of models and data"
-        raise DataError("bench-data-missing", "PARED_DATA is not set", needs)
-    rows = [measure(name, Path(folder), options.folds) for name in options.models]
+    folder = data_folder()
+    rows = [measure(name, folder, options.folds) for name in options.models]
     if options.page:
         page = Page(options.page, "int8 accuracy and size", __doc__ or "", HEADINGS)
         for row in rows:

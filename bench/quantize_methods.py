@@ -9,9 +9,7 @@ is the pipeline that `--pipeline` of the command line would take, run in onnxrun
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +30,7 @@ from ..compiler.pass_api import Context
 from ..compiler.pipeline import parse_pipeline
 from ..compiler.records import to_json
 from ..compiler.registry import MACROS, PASSES
+from .data import data_folder, idx_images
 
 Array = npt.NDArray[np.generic]
 
@@ -85,11 +84,7 @@ def _kws(data: Path) -> tuple[Array, Array]:
 
 
 def _mnist(data: Path) -> tuple[Array, Array]:
-    folder = data / "datasets" / "mnist"
-    images = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    return pixels.astype(np.float32), np.frombuffer(labels, np.uint8, offset=8)
+    return idx_images("mnist", data)
 
 
 READERS: Mapping[str, Callable[[Path], tuple[Array, Array]]] = {
@@ -166,13 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--range", default="moving", help="range method of activations")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        sys.stderr.write("PARED_DATA is not set: it names the folder with models/ and datasets/\n")
-        return 2
+    folder = data_folder()
     found: list[Cell] = []
     for name in chosen.models:
-        for cell in cells(load_task(name, Path(folder)), chosen.range):
+        for cell in cells(load_task(name, folder), chosen.range):
             found.append(cell)
             sys.stderr.write(f"{cell.model} {cell.weights} {cell.bits} {cell.method}: {cell.top1:.1f}\n")
     if chosen.json:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import numpy as np
 
 from ..compiler.errors import DataError
 from ..compiler.records import Json
+from .data import data_folder
 from .prune_accuracy import nets
 from .results import Page
 
@@ -125,15 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fashion", type=Path, help="folder with fashion_cnn.onnx and fashion_mlp.onnx")
     parser.add_argument("--page", type=Path, default=Path("whole_models.md"))
     options = parser.parse_args(arguments)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        raise DataError(
-            "bench-data-missing", "PARED_DATA is not set", "point it at the folder of models and data"
-        )
+    folder = data_folder()
     page = Page(options.page, "Whole models, compressed from the command line", __doc__ or "", HEADINGS)
     for case in CASES:
         if not options.models or case.model in options.models:
-            measure(case, Path(folder), options.fashion, page)
+            measure(case, folder, options.fashion, page)
     return 0
 
 

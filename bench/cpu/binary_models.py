@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +21,13 @@ from ...backends.cpu.native.lower import lower
 from ...backends.cpu.native.planner import plan
 from ...backends.reference import evaluate
 from ...compiler.backend import Arrays
-from ...compiler.errors import DataError
 from ...compiler.ir.importer import import_model
 from ...compiler.manager import Manager
 from ...compiler.ort import make_session, run_session
 from ...compiler.pass_api import Context
 from ...compiler.pipeline import parse_pipeline
 from ...compiler.registry import MACROS, PASSES
+from ..data import data_folder
 from ..meter import compare_latency, pinned
 from ..results import Page
 from .kernels import this_isa
@@ -73,14 +72,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--output", type=Path, default=Path("docs/results/cpu_binary_models.md"))
     arguments = parser.parse_args()
-    data = os.environ.get("PARED_DATA")
-    if not data:
-        raise DataError("bench-data-missing", "PARED_DATA is not set", "set it to the folder with models/")
+    data = data_folder()
     headings = ["model", "differs from the reference", "native us", "ORT float us", "x ORT", "library KiB"]
     page = Page(arguments.output, "Perceptrons of one and two bits", ABOUT, headings)
     canonicalize = parse_pipeline("canonicalize", PASSES, MACROS)
     for name in MODELS:
-        original = import_model(Path(data) / "models" / f"{name}.onnx").model
+        original = import_model(data / "models" / f"{name}.onnx").model
         model = Manager().run(original, canonicalize, Context()).model
         samples = inputs_of(model)
         with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:

@@ -15,7 +15,6 @@ layer, in multiples of 2. `+fit`: the layers left are fitted to the calibration 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -26,10 +25,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ... import compile as compile_model
-from ...compiler.errors import DataError
 from ...compiler.ir.export import save
 from ...compiler.ir.importer import import_model
 from ...compiler.ir.stats import count
+from ..data import data_folder
 from ..meter import compare_latency, pinned
 from ..prune_accuracy import UNITS, Net, nets, run, score_text
 from ..results import Page
@@ -158,14 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = Page(options.page, "Time of half the channels", __doc__ or "", _TIME_HEADINGS)
         measure_time(page, options.rounds, options.seconds)
         return 0
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
-        raise DataError(
-            "bench-data-missing", "PARED_DATA is not set", "point it at the folder of models and data"
-        )
+    folder = data_folder()
     headings = ("model", "score", "whole", "criterion", *(f"{float(x):.1%} go" for x in LEVELS))
     page = Page(options.page, "Accuracy against channels cut", __doc__ or "", headings)
-    found = nets(Path(folder), options.fashion)
+    found = nets(folder, options.fashion)
     for name in options.models:
         if name in found:
             measure_accuracy(name, found[name](), page)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from unittest.mock import patch
 from ...backends.cpu.native import codegen, link, objects
 from ...compiler.cache import VARIABLE
 from ...compiler.errors import ParedError
+from ..data import data_folder
 from ..meter import pinned
 from ..results import Page
 from .models import Case, cases, compiled
@@ -90,12 +90,11 @@ def main() -> None:
     parser.add_argument("--kinds", choices=["int8", "float"], nargs="+", default=["int8", "float"])
     parser.add_argument("--only", nargs="*", help="names of models")
     given = parser.parse_args()
-    if "PARED_DATA" not in os.environ:
-        sys.exit("set PARED_DATA to the folder with the shared models")
+    data = data_folder()
     page = Page(Path("docs/results/native_compile_time.md"), "Compile time", ABOUT, HEADINGS)
     with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as folder:
         for kind in given.kinds:
-            for case in cases(kind, Path(os.environ["PARED_DATA"]), Path(folder)):
+            for case in cases(kind, data, Path(folder)):
                 if not given.only or case.name in given.only:
                     measure(kind, case, page)
 

@@ -10,8 +10,6 @@ import ctypes
 import functools
 import itertools
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ from ...compiler.artifact.read import Artifact, open_artifact
 from ...compiler.backend import Array
 from ...compiler.errors import ParedError
 from ...compiler.openvino_import import no_openvino_telemetry
+from ..data import data_folder
 from ..light_models import light_model
 from ..meter import Comparison, compare_latency, pinned
 from ..results import Page
@@ -365,14 +364,13 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="compile into that folder, measure nothing")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
-    if "PARED_DATA" not in os.environ:
-        sys.exit("set PARED_DATA to the folder with the shared models")
+    data = data_folder()
     about = ABOUT.format(kind=given.kind, rounds=ROUNDS) + (INT8 if given.kind == "int8" else FLOAT)
     title = f"Whole models in {given.kind}: native beside onnxruntime, OpenVINO and LiteRT"
     page = Page(given.output / f"native_{given.kind}.md", title, about, HEADINGS)
     with pinned(1), tempfile.TemporaryDirectory(prefix="pared-bench-") as name:
         folder, left = given.compiled or Path(name), list[str]()
-        for case in cases(given.kind, Path(os.environ["PARED_DATA"]), Path(name)):
+        for case in cases(given.kind, data, Path(name)):
             if given.only and case.name not in given.only:
                 left.append(case.name)
                 continue

@@ -6,13 +6,12 @@ PARED_DATA=… python -m pared.bench.cpu.recurrent [--seconds 3]
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...compiler.errors import ParedError
+from ..data import data_folder
 from ..meter import Comparison, compare_latency, pinned
 from ..results import Page
 from .models import ROUNDS, Case, Native, Run, in_onnxruntime, in_openvino, prepare
@@ -80,11 +79,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/cpu_recurrent.md"))
     parser.add_argument("--folder", type=Path, help="where compiled models are kept between runs")
     arguments = parser.parse_args()
-    if "PARED_DATA" not in os.environ:
-        sys.exit("set PARED_DATA to the folder that holds models/")
+    data = data_folder()
     page = Page(arguments.output, "Recurrent models", ABOUT, HEADINGS)
     with tempfile.TemporaryDirectory() as temporary, pinned(1):
-        for case in cases(Path(os.environ["PARED_DATA"]) / "models"):
+        for case in cases(data / "models"):
             folder = (arguments.folder or Path(temporary)) / f"{case.name}_{case.precision}"
             folder.mkdir(parents=True, exist_ok=True)
             measure(case, page, arguments.seconds, folder)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +19,7 @@ from ...compiler.artifact.read import Artifact, open_artifact
 from ...compiler.backend import Array
 from ...compiler.errors import ParedError
 from ...compiler.runtime import load
+from ..data import data_folder
 from ..meter import compare_latency, pinned
 from ..results import Page
 
@@ -118,8 +117,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keeps artifacts here and takes those of an earlier run")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
-    if "PARED_DATA" not in os.environ:
-        sys.exit("set PARED_DATA to the folder with the shared models")
+    data = data_folder()
     page = Page(
         given.output / "native_regions.md",
         "Models in regions: native and onnxruntime together",
@@ -130,7 +128,7 @@ def main() -> None:
         folder = given.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         for model in given.only or MODELS:
-            measure(Path(os.environ["PARED_DATA"]) / "models" / f"{model}.onnx", folder, page, given.seconds)
+            measure(data / "models" / f"{model}.onnx", folder, page, given.seconds)
 
 
 if __name__ == "__main__":

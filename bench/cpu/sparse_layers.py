@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from ...backends.cpu.native.kernels.strassen_f32 import StrassenF32Spec
 from ...backends.cpu.native.kernels.window import Window
 from ...backends.cpu.native.kernels.winograd_f32 import WinogradF32Spec
 from ...backends.cpu.native.kernels.winograd_f32 import supports as fits_winograd
+from ..data import found_folder
 from ..meter import Comparison, compare_latency, pinned
 from ..results import Page
 from . import layer_peers as peers
@@ -197,8 +197,8 @@ def layers(page: Page, rounds: int) -> None:
 
 def sources(fashion: Path | None) -> Iterator[tuple[str, Path]]:
     """Yield names and files of models; ResNet-18 is written into a temporary folder that stays for a step."""
-    if (data := os.environ.get("PARED_DATA")) is not None:
-        yield "kws_cnn_s", Path(data) / "models" / "kws_cnn_s.onnx"
+    if (data := found_folder()) is not None:
+        yield "kws_cnn_s", data / "models" / "kws_cnn_s.onnx"
     if fashion is not None:
         yield "fashion_cnn", fashion
     with tempfile.TemporaryDirectory() as name:

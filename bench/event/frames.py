@@ -9,7 +9,6 @@ looks through its input and through the pixels that see a change.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,10 @@ from ...backends.event.read import read
 from ...backends.event.simulate import encode
 from ...compiler.backend import Array
 from ...targets import load_target
+from ..data import data_folder, log_mel
 from ..meter import compare_latency, pinned
 from ..results import Page
-from .models import Source, ad01, fashion_cnn, log_mel, quantized
+from .models import Source, ad01, fashion_cnn, quantized
 
 REMARK = """Time gains less than products: layers look through pixels for changes, small layers are dense in
 a few microseconds, and where most changes the rest is computed whole (a step then costs some Python more)."""
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--fashion", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("docs/results/event_frames.md"))
     given = parser.parse_args()
-    data = Path(os.environ["PARED_DATA"])
+    data = data_folder()
     page = Page(given.out, "Frame streams by what changed", ABOUT, HEADINGS)
     garments, machine = fashion_cnn(data, given.fashion, 64), ad01(data, 64)
     with tempfile.TemporaryDirectory() as folder, pinned(1):

@@ -9,7 +9,6 @@ report of every model and device as JSON.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -32,6 +31,7 @@ from ...compiler.backend import Array
 from ...compiler.records import Json
 from ...compiler.target import Target
 from ...targets import load_target
+from ..data import found_folder
 from ..results import Page
 from .models import Source, digits, kws01, quantized
 
@@ -66,9 +66,9 @@ def sources(folder: Path) -> Iterator[Source]:
     """Yield the models with samples."""
     yield digits("digits_mlp", _SAMPLES)
     yield digits("digits_cnn", _SAMPLES)
-    if (data := os.environ.get("PARED_DATA")) is not None:
-        yield kws01(Path(data), _SAMPLES)
-        yield vww01(Path(data), folder)
+    if (data := found_folder()) is not None:
+        yield kws01(data, _SAMPLES)
+        yield vww01(data, folder)
 
 
 def vww01(data: Path, folder: Path) -> Source:

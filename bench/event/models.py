@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from ...compiler.manager import Manager
 from ...compiler.pass_api import Context
 from ...compiler.pipeline import parse_pipeline
 from ...compiler.registry import MACROS, PASSES
+from ..data import found_folder, idx_images, log_mel
 
 EXAMPLES = Path("examples")
 _WIDTHS = {8: "inputs=int8", 4: "bits=4 act_bits=4 inputs=int8", 2: "bits=2 act_bits=2 inputs=int8"}
@@ -58,10 +57,9 @@ def sources(fashion: Path | None, count: int) -> Iterator[Source]:
     """Yield what can be had here, with `count` samples each."""
     yield digits("digits_mlp", count)
     yield digits("digits_cnn", count)
-    folder = os.environ.get("PARED_DATA")
-    if not folder:
+    data = found_folder()
+    if data is None:
         return
-    data = Path(folder)
     yield mnist(data, count)
     if fashion is not None:
         yield fashion_cnn(data, fashion, count)
@@ -82,18 +80,19 @@ def digits(name: str, count: int) -> Source:
 
 def mnist(data: Path, count: int) -> Source:
     """Return the two-layer MNIST net."""
-    images, labels = _idx(data / "datasets" / "mnist", count)
-    calibration = _idx(data / "datasets" / "mnist", 64, "train")[0]
-    return Source("mnist_conv8", data / "models" / "mnist_conv8.onnx", "Input3", images, calibration, labels)
+    images, labels = idx_images("mnist", data)
+    calibration = idx_images("mnist", data, "train")[0][:64]
+    path = data / "models" / "mnist_conv8.onnx"
+    return Source("mnist_conv8", path, "Input3", images[:count], calibration, labels[:count])
 
 
 def fashion_cnn(data: Path, made: Path, count: int) -> Source:
     """Return the net of bench/train_fashion.py."""
-    images, labels = _idx(data / "datasets" / "fashion_mnist", count)
-    calibration = _idx(data / "datasets" / "fashion_mnist", 64, "train")[0]
+    images, labels = idx_images("fashion_mnist", data)
+    calibration = idx_images("fashion_mnist", data, "train")[0][:64]
     path = made / "fashion_cnn.onnx"
-    images, calibration = (np.asarray(part, np.float32) / np.float32(255) for part in (images, calibration))
-    return Source("fashion_cnn", path, "image", images, calibration, labels)
+    images, calibration = (part / np.float32(255) for part in (images[:count], calibration))
+    return Source("fashion_cnn", path, "image", images, calibration, labels[:count])
 
 
 def kws01(data: Path, count: int) -> Source:
@@ -113,25 +112,3 @@ def ad01(data: Path, count: int) -> Source:
     frames = np.concatenate([log_mel(audio, 5, start) for start in starts])
     path = data / "models" / "ad01_fc_autoencoder.onnx"
     return Source("ad01_fc_autoencoder", path, "input_1", frames[:count], frames[-64:], np.zeros(0))
-
-
-def log_mel(audio: Array, frames: int, start: int = 4096) -> Array:
-    """Return log-mel frames [recordings, frames * 128] in dB: windows of 1024 samples, 512 apart."""
-    real = audio.astype(np.float32) / 32768
-    windows = np.lib.stride_tricks.sliding_window_view(real, 1024, axis=1)[:, start::512][:, :frames]
-    power = np.abs(np.fft.rfft(windows * np.hanning(1024), axis=2)) ** 2
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 130) / 2595) - 1)
-    bins = np.linspace(0, 8000, 513)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    mel = power @ np.maximum(np.minimum(rising, falling), 0).T
-    decibels = 10 * np.log10(np.maximum(mel, 1e-10))
-    return np.asarray(decibels.reshape(len(audio), -1), np.float32)
-
-
-def _idx(folder: Path, count: int, part: str = "t10k") -> tuple[Array, Array]:
-    """Return images [count, 1, 28, 28] of 0 to 255, float32, and labels."""
-    pixels = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
-    classes = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
-    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 1, 28, 28)[:count]
-    return images.astype(np.float32), np.frombuffer(classes, np.uint8, offset=8)[:count]

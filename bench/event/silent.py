@@ -7,7 +7,6 @@ Run it in a checkout; writes docs/results/event_silent.md.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import onnx_ir as ir
 
 from ...backends.event.mapping.place import place
 from ...backends.event.read import read
-from ...compiler.errors import DataError, UnsupportedOp
+from ...compiler.errors import UnsupportedOp
 from ...compiler.ir.importer import import_model
 from ...compiler.ir.stats import count
 from ...compiler.manager import Manager
@@ -26,6 +25,7 @@ from ...compiler.pass_api import Context
 from ...compiler.pipeline import parse_pipeline
 from ...compiler.registry import MACROS, PASSES
 from ...targets import load_target
+from ..data import data_folder
 from ..prune_accuracy import UNITS, Net, nets, run, score_text
 from ..results import Page
 from .mapping import photographs, vww01
@@ -91,13 +91,11 @@ def add(page: Page, name: str, net: Net, tolerance: float) -> None:
 
 def main() -> None:
     """Write the page."""
-    data = os.environ.get("PARED_DATA")
-    if not data:
-        raise DataError("bench-data-missing", "PARED_DATA is not set", "point it at the models and data")
+    data = data_folder()
     page = Page(Path("docs/results/event_silent.md"), "Silent channels", ABOUT, HEADINGS)
     made = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as folder:
-        for name, net in models(Path(data), made, Path(folder)):
+        for name, net in models(data, made, Path(folder)):
             for tolerance in _TOLERANCES:
                 add(page, name, net, tolerance)
 

@@ -7,7 +7,6 @@ Run it in a checkout; writes docs/results/event_thresholds.md.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ...backends.event.ledger import operations
 from ...backends.event.read import read
 from ...backends.event.simulate import graded, reals
 from ...backends.event.thresholds import raise_thresholds
-from ...compiler.errors import DataError
+from ..data import data_folder
 from ..results import Page
 from .models import Source, digits, fashion_cnn, kws01, mnist, quantized
 
@@ -43,12 +42,10 @@ def judge(graph: EventGraph, source: Source) -> tuple[float, float]:
 
 def main() -> None:
     """Write the page."""
-    data = os.environ.get("PARED_DATA")
-    if not data:
-        raise DataError("bench-data-missing", "PARED_DATA is not set", "point it at the models and data")
-    sources = [digits("digits_cnn", _SAMPLES), mnist(Path(data), _SAMPLES), kws01(Path(data), _SAMPLES)]
+    data = data_folder()
+    sources = [digits("digits_cnn", _SAMPLES), mnist(data, _SAMPLES), kws01(data, _SAMPLES)]
     if len(sys.argv) > 1:
-        sources.append(fashion_cnn(Path(data), Path(sys.argv[1]), _SAMPLES))
+        sources.append(fashion_cnn(data, Path(sys.argv[1]), _SAMPLES))
     page = Page(Path("docs/results/event_thresholds.md"), "Raised thresholds", ABOUT, HEADINGS)
     for source in sources:
         graph = read(quantized(source, 8))

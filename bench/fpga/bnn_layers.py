@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from onnx import helper, numpy_helper
 from ...backends.fpga.graph import Dense, Ints, Network, Requant
 from ...backends.fpga.read import read_network
 from ...compiler.ir.importer import import_model
+from ..data import found_folder
 
 _HALF = 32
 
@@ -51,7 +51,7 @@ def _layers(model: ir.Model) -> list[tuple[Ints, Ints]]:
 
 
 def _tfc() -> list[tuple[Ints, Ints]] | None:
-    path = Path(os.environ.get("PARED_DATA", "")) / "models" / "tfc_1w1a_qonnx.onnx"
+    path = (found_folder() or Path()) / "models" / "tfc_1w1a_qonnx.onnx"
     return _layers(import_model(path).model) if path.is_file() else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx_ir as ir
 
 from ...backends.fpga.devices import Device
 from ...compiler.ir.importer import import_model
+from ..data import found_folder
 from .nets import Spec, qonnx, train
 
 
@@ -125,7 +125,7 @@ def make(design: Design) -> Made | None:
         net = train(design.source)
         data = qonnx(net).SerializeToString(deterministic=True)
         return Made(import_model(data).model, hashlib.sha256(data).hexdigest()[:16], net.top1)
-    path = Path(os.environ.get("PARED_DATA", "")) / "models" / design.source
+    path = (found_folder() or Path()) / "models" / design.source
     if not path.is_file():
         return None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]

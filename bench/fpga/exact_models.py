@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gzip
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ...compiler.manager import Manager
 from ...compiler.pass_api import Context
 from ...compiler.pipeline import parse_pipeline
 from ...compiler.registry import MACROS, PASSES
+from ..data import data_folder, found_folder, idx_images, mel_filters
 from .nets import Spec, data_of, qonnx, train
 
 Floats = npt.NDArray[np.float32]
@@ -60,7 +59,7 @@ def digits() -> Floats:
 
 def shared(name: str) -> Path:
     """Return a file of the shared models and data; PARED_DATA names the folder."""
-    return Path(os.environ["PARED_DATA"]) / name
+    return data_folder() / name
 
 
 def published(name: str) -> ir.Model:
@@ -76,9 +75,8 @@ def cleaned(model: ir.Model) -> ir.Model:
 
 def mnist() -> Floats:
     """Return the first 2000 test images, [N, 1, 28, 28], 0 to 1."""
-    raw = gzip.decompress(shared("datasets/mnist/t10k-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(raw, np.uint8, 2000 * 784, 16)
-    return (images.reshape(-1, 1, 28, 28) / 255).astype(np.float32)
+    images, _ = idx_images("mnist", data_folder())
+    return np.asarray(images[:2000] / np.float32(255), np.float32)
 
 
 def mfcc() -> Floats:
@@ -102,15 +100,7 @@ def _window(audio: npt.NDArray[np.float64], first: int) -> Floats:
     starts = (first + np.arange(5)) * 512
     frames = np.stack([audio[:, s : s + 1024] for s in starts], axis=1) * np.hanning(1024)
     power = np.abs(np.fft.rfft(frames, axis=-1)) ** 2
-    return (10 * np.log10(power @ _mel(128).T + 1e-10)).reshape(len(audio), 640).astype(np.float32)
-
-
-def _mel(bands: int) -> npt.NDArray[np.float64]:
-    """Return triangular filters, [bands, 513], for 16 kHz."""
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), bands + 2) / 2595) - 1)
-    bins = np.linspace(0, 8000, 513)[None]
-    low, middle, high = (edges[i : bands + i, None] for i in range(3))
-    return np.clip(np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)), 0, None)
+    return (10 * np.log10(power @ mel_filters(128).T + 1e-10)).reshape(len(audio), 640).astype(np.float32)
 
 
 def quantized(source: Path, calibration: Floats, options: str) -> ir.Model:
@@ -162,7 +152,7 @@ def proofs() -> Iterator[Proof]:
                 )
         for per_channel in (False, True):
             yield _theirs(name, "digits", digits, source, calibration, per_channel)
-    if "PARED_DATA" in os.environ:
+    if found_folder() is not None:
         yield from _of_shared_models()
 
 
