@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .program import DeviceFunction, Dims, Kernel, Tensor
+from .schedules import lowbit
 from .schedules.base import chip_of, target_of
 from .schedules.table import choose
 
@@ -47,10 +48,15 @@ def schedule(
 
 
 def build(functions: Mapping[str, tirx.PrimFunc], arch: str) -> Kernels:
-    """Schedule functions and generate their device code."""
-    scheduled, choices = schedule(functions, arch)
-    sources, found = _generate(scheduled, arch, {name for name, f in functions.items() if _sums_floats(f)})
-    return Kernels(sources, found, choices)
+    """Schedule functions and generate their device code; kernels written by hand are added as they are."""
+    written = {name: f for name, f in functions.items() if lowbit.is_written(f)}
+    mapped = {name: f for name, f in functions.items() if name not in written}
+    scheduled, choices = schedule(mapped, arch)
+    sources, found = _generate(scheduled, arch, {name for name, f in mapped.items() if _sums_floats(f)})
+    texts = lowbit.sources(written)
+    found |= {name: lowbit.device_function(name, f) for name, f in written.items()}
+    choices |= {name: lowbit.schedule_of(f) for name, f in written.items()}
+    return Kernels((texts[0] + sources[0], texts[1] + sources[1]), found, choices)
 
 
 def _generate(

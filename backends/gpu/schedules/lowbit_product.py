@@ -1,0 +1,108 @@
+"""Product by weights of few bits: the kernel, its layout of weights, and how many warps share the work.
+
+A warp multiplies 16 rows of weights with tiles of 8 rows of data on tensor cores. One 128-bit load gives a
+lane all it contributes to 16 rows and 32 to 128 columns of weights, already in the order of the registers of
+`mma.sync`, so codes go from memory to the product without shared memory: a shift, a mask, a subtraction per
+two. Several warps may share the columns (few rows of data) and add up through shared memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+# Rows of weights, and columns that are laid out together.
+ROWS, CHUNK = 16, 32
+LANES = 32
+# Warps of a block.
+_MOST_WARPS = 8
+# Warps that keep a chip's memory busy: 16 per multiprocessor on a hundred of them.
+_BUSY_WARPS = 1600
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A product's sizes, and what is stored of its weights.
+
+    Attributes:
+        m, n, k: rows of data, rows of weights (results), columns.
+        bits: of a code, 2, 4 or 8.
+        block: columns that share a scale, a multiple of 32; 0: all.
+        zero: the zero point of all codes; -1: one per block.
+        scale: type of the scales.
+        data: type of data and results.
+        activation: see `activate` in cuda/machine.cuh.
+        bias: whether there is one.
+    """
+
+    m: int
+    n: int
+    k: int
+    bits: int
+    block: int
+    zero: int
+    scale: str
+    data: str
+    activation: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the work is shared.
+
+    Attributes:
+        tiles, r: per warp, tiles of 8 rows of data and of 16 rows of weights.
+        wk, wr: warps of a block along k and n.
+        depth: loads of 16 bytes that a lane has under way for each tile of weights.
+    """
+
+    tiles: int
+    r: int
+    wk: int
+    wr: int
+    depth: int
+
+
+def shares_of(shape: Shape) -> Shares:
+    """Choose: few rows of data, then enough warps to keep memory busy; many, then reuse."""
+    steps = -(-shape.k // (CHUNK * 8 // shape.bits))
+    tiles = min(-(-shape.m // 8), 4)
+    tiles = 4 if tiles == 3 else tiles
+    rows = -(-shape.n // ROWS)
+    if shape.m > 64:
+        return Shares(tiles, 2 if rows > 1 else 1, 1, min(_MOST_WARPS // 2, max(rows // 2, 1)), 1)
+    groups = rows * -(-shape.m // (8 * tiles))
+    wk = 1
+    while wk < _MOST_WARPS and 2 * wk <= steps and groups * wk < _BUSY_WARPS:
+        wk *= 2
+    wr = min(max(_MOST_WARPS // 2 // wk, 1), rows)
+    return Shares(tiles, 1, wk, wr, max(1, min(4, -(-steps // wk))))
+
+
+def grid_of(shape: Shape, shares: Shares) -> tuple[int, int]:
+    """Return the blocks along n and m."""
+    return -(-shape.n // (ROWS * shares.r * shares.wr)), -(-shape.m // (8 * shares.tiles))
+
+
+def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
+    """Lay codes [N, K] out for the kernel: [tiles of 16 rows, loads, 32 lanes, 4 words].
+
+    Of a chunk of 32 columns the lane with t = lane % 4 holds columns 8t to 8t + 7 of rows g and g + 8: pairs
+    (row, columns), one pair at bits `i` and `16 + i` of a word. Beyond N and K there are zeros.
+    """
+    chunks, per_word = 8 // bits, 16 // bits
+    rows, columns = (
+        -(-size // unit) * unit for size, unit in zip(codes.shape, (ROWS, CHUNK * chunks), strict=True)
+    )
+    full = np.zeros((rows, columns), np.uint32)
+    full[: codes.shape[0], : codes.shape[1]] = codes
+    # tile, half of it, g, load, chunk, t, step of 16, pair, which of two
+    apart = full.reshape(rows // 16, 2, 8, columns // (CHUNK * chunks), chunks, 4, 2, 2, 2)
+    pairs = apart.transpose(0, 3, 2, 5, 4, 6, 7, 1, 8).reshape(
+        rows // 16, -1, LANES, chunks * 8 // per_word, per_word, 2
+    )
+    shifts = bits * np.arange(per_word, dtype=np.uint32)[:, None] + np.array([0, 16], np.uint32)
+    return np.ascontiguousarray(np.bitwise_or.reduce(pairs << shifts, axis=(-2, -1)).astype(np.uint32))
