@@ -55,6 +55,7 @@ PASSES: PassTable = {
     "balance": _pass("quantize.balance", "Balance"),
     "quantize": _pass("quantize.quantize", "Quantize"),
     "binarize": _pass("binarize.binarize", "Binarize"),
+    "half": _pass("half.half", "Half"),
     "lowrank": _pass("lowrank.lowrank", "LowRank"),
     "mpo": _pass("lowrank.mpo", "Mpo"),
     "lowrank-passthrough": _pass("lowrank.passthrough", "LowRankPassthrough"),

@@ -156,7 +156,7 @@ def count(
     session = Probe(model, [str(value.name) for value in values])
     found = {str(value.name): Histogram() for value in values}
     for batch in _batches(samples, 1, ctx):
-        for group in _groups(values):
+        for group in groups_of(values):
             for name, array in session.run(batch, group).items():
                 flat = np.asarray(array, np.float32)
                 _finite(name, flat.min(initial=0.0), flat.max(initial=0.0))
@@ -164,7 +164,7 @@ def count(
     return found
 
 
-def _groups(values: Sequence[ir.Value]) -> Iterator[list[str]]:
+def groups_of(values: Sequence[ir.Value]) -> Iterator[list[str]]:
     """Yield names of values that are fetched together; an unknown size counts as 1 MiB."""
     group: list[str] = []
     held = 0
