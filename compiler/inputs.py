@@ -73,6 +73,14 @@ def check_inputs(signature: Signature, inputs: Mapping[str, object]) -> dict[str
     return arrays
 
 
+def check_shapes(signature: Signature, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check names and shapes of tensors that need not be arrays; raises like `check_inputs`."""
+    _check_names([port.name for port in signature.inputs], shapes)
+    sizes: dict[str, tuple[int, str]] = {}
+    for port in signature.inputs:
+        _check_shape(port, shapes[port.name], sizes)
+
+
 def _check_names(needed: Sequence[str], inputs: Mapping[str, object]) -> None:
     if not isinstance(inputs, Mapping):
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -10,6 +9,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from .cuda import cuda_devices
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
@@ -117,28 +118,6 @@ def rapl_state(powercap: Path) -> tuple[bool, str]:
     except OSError as err:
         return False, f"{counters[0]}: {err.strerror}; reading needs root or a changed file mode"
     return True, str(counters[0])
-
-
-def cuda_devices() -> tuple[str, ...]:
-    """Return the architecture of every CUDA device, by index; none where there is no driver.
-
-    Asked of the driver itself (cuDeviceGetAttribute 75 and 76, compute capability), which takes no context.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return ()
-    count, number = ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return ()
-    found = []
-    for index in range(count.value):
-        digits = []
-        for attribute in (75, 76):
-            driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, index)
-            digits.append(str(number.value))
-        found.append(f"sm_{''.join(digits)}")
-    return tuple(found)
 
 
 def _c_compiler() -> str | None:

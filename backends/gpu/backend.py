@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ...compiler.backend import Executable, Payload, Verdict
+from ...compiler.cuda import cuda_devices, runs_on
 from ...compiler.errors import MissingTool
 from ..reference.backend import has_kernel
+from .options import NAMES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,6 +27,10 @@ class GpuBackend:
     """Compiles through TVM and nvcc; nothing is timed where no device is."""
 
     name: ClassVar[str] = "gpu"
+    option_names: ClassVar[frozenset[str]] = NAMES
+
+    def __init__(self) -> None:
+        self._compiled: set[str] = set()
 
     def supports(self, node: ir.Node, target: Target) -> Verdict:
         """Take what the target allows and a rule emits; quantized layers are judged as a whole by `lower`."""
@@ -49,20 +55,29 @@ class GpuBackend:
             TargetError: `gpu-arch`.
             UnsupportedOp: a node that no kernel takes, with the reason.
         """
-        from .lower import lower
+        from .lower import arch_of, lower
 
         _known(engine)
         ctx.check_cancelled()
+        self._compiled.add(arch_of(target))
         return lower(model, target)
 
     def load(
         self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None
     ) -> Executable:
-        """Load a payload onto the first device; raises `MissingTool` or `TargetError` where none fits."""
-        from .executable import load
+        """Load a payload onto a device; raises `MissingTool` or `TargetError` where none fits.
+
+        What this instance compiled for a chip that is not here, it checks on an emulated device.
+        """
+        from .loading import EMULATED, load
 
         _known(engine)
-        return load(folder)
+        device = options.get("device")
+        assert device is None or isinstance(device, int | str), "an index or a word"
+        arch = str(options.get("arch", ""))
+        if device is None and arch in self._compiled and not any(runs_on(arch, c) for c in cuda_devices()):
+            device = EMULATED
+        return load(folder, device)
 
 
 def _known(engine: str) -> None:

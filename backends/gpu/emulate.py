@@ -7,17 +7,19 @@ of loops to threads is not in it, and neither is any time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ...compiler.backend import Array
-from .driver import Bytes
+from .device import Bytes
 from .program import DeviceFunction, Dims
 
 if TYPE_CHECKING:
+    import tvm
     from tvm import tirx
 
 # TVM's kernels expect whole cache lines.
@@ -47,9 +49,10 @@ def _position(parameters: Sequence[str], name: str) -> int:
 
 @dataclass
 class _Kernel:
-    """A function on the CPU, the launch's buffers in its order, and their shapes and types."""
+    """A kernel: its function, the launch's buffers in the function's order, their shapes and types."""
 
-    call: object
+    function: str
+    runs: bool
     order: Sequence[int]
     shapes: Sequence[tuple[int, ...]]
     dtypes: Sequence[str]
@@ -57,7 +60,7 @@ class _Kernel:
 
 @dataclass
 class EmulatedDevice:
-    """Runs a program's launches on the CPU, in order.
+    """Runs a program's launches on the CPU, in order and at once.
 
     Args:
         text: of `describe`.
@@ -66,68 +69,103 @@ class EmulatedDevice:
 
     text: str
     arch: str
-    _memory: list[Bytes] = field(default_factory=list)
+    place: tuple[int, int] = (1, 0)  # kDLCPU
+    stream: int | None = None
+    _memory: dict[int, Bytes] = field(default_factory=dict)
     _queue: list[tuple[int, Sequence[int]]] | None = None
     _kernels: list[_Kernel] = field(default_factory=list)
-    _graphs: list[list[tuple[int, Sequence[int]]]] = field(default_factory=list)
+    _calls: dict[str, Callable[..., object]] = field(default_factory=dict)
+    _graphs: dict[int, list[tuple[int, Sequence[int]]]] = field(default_factory=dict)
+
+    @cached_property
+    def _stored(self) -> dict[str, dict[str, dict[str, object]]]:
+        stored: dict[str, dict[str, dict[str, object]]] = json.loads(self.text)
+        return stored
+
+    @cached_property
+    def _module(self) -> tvm.IRModule:
+        import tvm
+
+        return tvm.ir.load_json(self._stored["module"])
 
     def allocate(self, count: int) -> int:
         """Return the address of `count` bytes of this machine's memory."""
-        return int(self.pinned(count).ctypes.data)
+        return self.lend(count)
+
+    def lend(self, count: int) -> int:
+        """Return the address of `count` bytes that stay until `take_back`."""
+        room = _aligned(count)
+        self._memory[int(room.ctypes.data)] = room
+        return int(room.ctypes.data)
+
+    def take_back(self, address: int) -> None:
+        """Forget what was lent."""
+        self._memory.pop(address, None)
 
     def pinned(self, count: int) -> Bytes:
         """Return memory at a whole multiple of the alignment."""
-        room = np.zeros(count + _ALIGNMENT, np.uint8)
-        start = -room.ctypes.data % _ALIGNMENT
-        self._memory.append(room)
-        return room[start : start + count]
+        return _aligned(count)
 
-    def upload(self, address: int, data: Bytes) -> None:
+    def upload(self, address: int, data: Bytes, stream: int = 0) -> None:
         """Copy at once."""
         _view(address, (data.size,), "uint8")[:] = data
 
-    def download(self, data: Bytes, address: int) -> None:
+    def download(self, data: Bytes, address: int, stream: int = 0) -> None:
         """Copy at once."""
         data[:] = _view(address, (data.size,), "uint8")
 
-    def functions(self, image: bytes, names: Sequence[str]) -> dict[str, int]:
-        """Compile the functions behind kernels for this CPU."""
-        import tvm
+    def fetch(self, data: Bytes, address: int) -> None:
+        """Copy at once."""
+        self.download(data, address)
 
-        stored = json.loads(self.text)
-        module = tvm.ir.load_json(stored["module"])
-        built = tvm.compile(module, "llvm")
-        found = {}
-        for name in names:
-            kernel = stored["kernels"][name]
-            types = [p.ty for p in module[kernel["function"]].params]
-            self._kernels.append(
-                _Kernel(
-                    built[kernel["function"]] if kernel["runs"] else None, kernel["order"],
-                    [tuple(int(n) for n in t.shape) for t in types], [str(t.dtype) for t in types],
-                )
-            )  # fmt: skip
-            found[name] = len(self._kernels) - 1
-        return found
+    def copy(self, target: int, source: int, count: int) -> None:
+        """Copy at once."""
+        _view(target, (count,), "uint8")[:] = _view(source, (count,), "uint8")
+
+    def functions(self, image: bytes, names: Sequence[str]) -> dict[str, int]:
+        """Look kernels up; the functions behind them are compiled when they run first."""
+        return {name: self._found(name) for name in names}
+
+    def _found(self, name: str) -> int:
+        kernel = cast(Mapping[str, object], self._stored["kernels"][name])
+        function = str(kernel["function"])
+        types = [p.ty for p in self._module[function].params]
+        self._kernels.append(
+            _Kernel(
+                function, bool(kernel["runs"]), cast(Sequence[int], kernel["order"]),
+                [tuple(int(n) for n in t.shape) for t in types], [str(t.dtype) for t in types],
+            )
+        )  # fmt: skip
+        return len(self._kernels) - 1
 
     def launch(self, function: int, grid: Dims, block: Dims, shared: int, buffers: Sequence[int]) -> None:
         """Run one kernel, or record it."""
         if self._queue is not None:
             self._queue.append((function, buffers))
             return
+        self._compile([function])
         self._run(function, buffers)
+
+    def _compile(self, kernels: Iterable[int]) -> None:
+        """Compile for this CPU what a graph needs, all in one go."""
+        import tvm
+
+        names = {self._kernels[index].function for index in kernels} - set(self._calls)
+        if names:
+            built = tvm.compile(tvm.IRModule({name: self._module[name] for name in sorted(names)}), "llvm")
+            self._calls |= {name: built[name] for name in names}
 
     def _run(self, function: int, buffers: Sequence[int]) -> None:
         from tvm.runtime import from_dlpack
 
         kernel = self._kernels[function]
-        if kernel.call is None:
+        if not kernel.runs:
             return
         arrays = [
             _view(buffers[index], shape, dtype)
             for index, shape, dtype in zip(kernel.order, kernel.shapes, kernel.dtypes, strict=True)
         ]
-        kernel.call(*(from_dlpack(array) for array in arrays))  # type: ignore[operator]
+        self._calls[kernel.function](*(from_dlpack(array) for array in arrays))
 
     def begin_capture(self) -> None:
         """Record launches from here on."""
@@ -136,21 +174,54 @@ class EmulatedDevice:
     def end_capture(self) -> int:
         """Return the number of the record."""
         assert self._queue is not None, "nothing is being recorded"
-        self._graphs.append(self._queue)
+        queue, self._queue = self._queue, None
+        number = max(self._graphs, default=0) + 1
+        self._graphs[number] = queue
+        return number
+
+    def drop_capture(self) -> None:
+        """Forget what was recorded."""
         self._queue = None
-        return len(self._graphs) - 1
 
     def replay(self, graph: int) -> None:
         """Run recorded launches."""
+        self._compile(function for function, _ in self._graphs[graph])
         for function, buffers in self._graphs[graph]:
             self._run(function, buffers)
+
+    def forget(self, graph: int) -> None:
+        """Drop a record."""
+        del self._graphs[graph]
+
+    def make_stream(self) -> int:
+        """Everything is done at once, in the order of the calls."""
+        return 0
+
+    def make_event(self) -> int:
+        """Everything is done at once."""
+        return 0
+
+    def mark(self, event: int, stream: int = 0) -> None:
+        """Everything is done already."""
+
+    def follow(self, event: int, stream: int = 0) -> None:
+        """Everything is done already."""
+
+    def wait_for(self, event: int) -> None:
+        """Everything is done already."""
 
     def synchronize(self) -> None:
         """Everything is done already."""
 
     def close(self) -> None:
-        """Forget the memory."""
-        self._memory.clear()
+        """Forget what is recorded; memory goes with whoever holds it."""
+        self._graphs.clear()
+
+
+def _aligned(count: int) -> Bytes:
+    room = np.zeros(count + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + count]
 
 
 def _view(address: int, shape: tuple[int, ...], dtype: str) -> Array:

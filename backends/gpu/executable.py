@@ -1,133 +1,195 @@
-"""Runs a program on a device: memory taken once, launches recorded once, replayed for every call."""
+"""Runs programs on a device: memory taken once, launches recorded once, replayed for every call."""
 
 from __future__ import annotations
 
-import importlib.util
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-import pydantic
 
-from ...compiler.backend import Array, Arrays, Signature
+from ...compiler.backend import Array, Signature
+from ...compiler.cuda import runs_on
 from ...compiler.errors import ArtifactError, TargetError
 from ...compiler.inputs import DTYPES, InputChecker
-from ...compiler.machine import cuda_devices
-from .driver import Bytes, Device, open_driver
-from .lower import CODE, EMULATION, PROGRAM, WEIGHTS, fixed_signature
-from .program import FORMAT, Launch, PortRecord, Program
+from .batches import Piece, cut
+from .device import Device
+from .dlpack import HOST_PLACES, host_array, place_of
+from .driver import CudaDevice
+from .graphs import Graphs
+from .lanes import Lanes
+from .lower import fixed_signature
+from .program import Launch, PortRecord, Program
+from .tensors import Tensors
 
 
 class GpuExecutable:
     """A loaded model. Calls from several threads take turns: working memory is one.
 
     Args:
-        program: what to launch.
-        weights: bytes of its constants.
+        programs: what to launch; of a model with an open first size one or more, for different sizes.
+        weights: bytes of their constants.
         images: machine code, by `Launch.image`.
-        device: where; closed with the executable.
+        device: where; closed with the executable, and where this raises.
 
     Raises:
         TargetError: `gpu-arch-mismatch`: the code is for another chip.
+        ParedError: `cuda-out-of-memory` and what else the driver says.
     """
 
-    def __init__(self, program: Program, weights: bytes, images: Sequence[bytes], device: Device) -> None:
-        _check_arch(program.arch, device.arch)
-        self._program, self._device, self._lock = program, device, threading.Lock()
-        self._signature = fixed_signature(program)
+    def __init__(
+        self, programs: Program | Sequence[Program], weights: bytes, images: Sequence[bytes], device: Device
+    ) -> None:
+        every = [programs] if isinstance(programs, Program) else list(programs)
+        self._device, self._lock, self._closed = device, threading.Lock(), False
+        try:
+            self._prepare(every, weights, images)
+        except BaseException:
+            device.close()
+            raise
+
+    def _prepare(self, programs: Sequence[Program], weights: bytes, images: Sequence[bytes]) -> None:
+        device, first = self._device, programs[0]
+        check_chip(first.arch, device.arch)
+        self._batched, self._ports = first.batched, first.outputs
+        self._programs = {program_size(program): program for program in programs}
+        self._signature = fixed_signature(first)
         self._check = InputChecker(self._signature)
-        self._inputs = [device.allocate(_bytes(port)) for port in program.inputs]
-        self._outputs = [device.allocate(_bytes(port)) for port in program.outputs]
-        self._staged = [device.pinned(_bytes(port)) for port in (*program.inputs, *program.outputs)]
-        bases = {"arena": device.allocate(program.arena_bytes), "weights": device.allocate(len(weights))}
+        self.memory_bytes = max(program.arena_bytes for program in programs) + len(weights)
+        bases = {
+            "arena": device.allocate(max(program.arena_bytes for program in programs)),
+            "weights": device.allocate(len(weights)),
+        }
+        functions = _functions(device, images, [launch for p in programs for launch in p.launches])
+        self._graphs = Graphs(device, functions, bases)
+        self._lanes = Lanes(device, programs, self._queue_own, 2 if self._batched else 1)
+        self._tensors = Tensors(device, self._signature, self._lanes.all[0], self._graphs)
         device.upload(bases["weights"], np.frombuffer(weights, np.uint8))
-        self._addresses = [
-            {"input": self._inputs, "output": self._outputs}[place.where][place.offset]
-            if place.where in ("input", "output")
-            else bases[place.where] + place.offset
-            for place in program.places
-        ]
-        self._functions = _functions(device, images, program.launches)
         device.synchronize()
-        self._graph = self._record()
 
     @property
     def signature(self) -> Signature:
         """Inputs and outputs in order."""
         return self._signature
 
-    def _record(self) -> int:
-        self._device.begin_capture()
-        self._launch(self._addresses)
-        return self._device.end_capture()
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes that programs were compiled for, ascending; one without meaning for fixed shapes."""
+        return tuple(sorted(self._programs))
 
-    def _launch(self, addresses: Sequence[int]) -> None:
-        for step in self._program.launches:
-            buffers = [addresses[index] for index in step.buffers]
-            self._device.launch(
-                self._functions[step.kernel], step.grid, step.block, step.shared_bytes, buffers
-            )
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not as it should be."""
+        return (self._graphs.trouble,) if self._graphs.trouble else ()
 
-    def run(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; raises `DataError` naming the input on a wrong name, shape or dtype."""
-        arrays = self._check(inputs)
+    def _queue_own(self, program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        self._graphs.queue(program, inputs, outputs, own=True)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         with self._lock:
-            if not self._program.batched:
-                return self._one(arrays)
-            count = len(next(iter(arrays.values())))
-            parts = [self._one({name: a[i : i + 1] for name, a in arrays.items()}) for i in range(count)]
-        return {
-            port.name: _joined([part[port.name] for part in parts], port) for port in self._program.outputs
-        }
+            if self._closed:
+                raise ArtifactError("artifact-closed", "the model was closed", "load it again")
+            yield
 
-    def _one(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        staged = iter(self._staged)
-        for port, address in zip(self._program.inputs, self._inputs, strict=True):
-            host = next(staged)
-            host[:] = np.ascontiguousarray(arrays[port.name]).reshape(-1).view(np.uint8)
-            self._device.upload(address, host)
-        self._device.replay(self._graph)
-        left: list[tuple[PortRecord, Bytes]] = []
-        for port, address in zip(self._program.outputs, self._outputs, strict=True):
-            left.append((port, next(staged)))
-            self._device.download(left[-1][1], address)
-        self._device.synchronize()
-        return {p.name: host.view(DTYPES[p.dtype]).reshape(p.shape).copy() for p, host in left}
+    def _cut(self, rows: int) -> list[tuple[Program, Piece]]:
+        if not self._batched:
+            (size,) = self._programs
+            return [(self._programs[size], Piece(0, size, size))]
+        return [(self._programs[piece.size], piece) for piece in cut(rows, self.sizes)]
 
-    def run_on_device(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def run(self, inputs: Mapping[str, object]) -> dict[str, Array]:
+        """Run once. Tensors of other libraries are taken too, those on this device without a copy.
+
+        Raises:
+            DataError: names the input: a wrong name, shape or dtype; `tensor-refused`, `tensor-device`.
+        """
+        places = {name: place_of(value) for name, value in inputs.items()}
+        if any(place is not None and place[0] not in HOST_PLACES for place in places.values()):
+            return {name: tensor.numpy() for name, tensor in self._run_tensors(inputs, {}).items()}
+        host = {name: value if places[name] is None else host_array(value) for name, value in inputs.items()}
+        arrays = self._check(host)
+        rows = len(next(iter(arrays.values()))) if self._batched else 0
+        outputs = {port.name: self._room(port, rows) for port in self._ports}
+        with self._turn():
+            work = self._cut(rows)
+            if work:
+                self._lanes.run(work, arrays, outputs)
+        return outputs
+
+    def _room(self, port: PortRecord, rows: int) -> Array:
+        shape = (rows, *port.shape[1:]) if self._batched else port.shape
+        return np.empty(shape, DTYPES[port.dtype])
+
+    def run_dlpack(
+        self, inputs: Mapping[str, object], outputs: Mapping[str, object] | None = None
+    ) -> dict[str, object]:
+        """Run once and leave the outputs on the device.
+
+        Args:
+            inputs: tensors that speak DLPack, or arrays; those on this device in C order are not copied.
+            outputs: tensors on this device to write to; what is not named here is returned in new ones.
+
+        Returns:
+            Tensors for `from_dlpack`, those of `outputs` among them; everything in them is computed.
+
+        Raises:
+            DataError: as `run`; `tensor-strides`.
+        """
+        given = dict(outputs or {})
+        return {**self._run_tensors(inputs, given), **given}
+
+    def _run_tensors(self, inputs: Mapping[str, object], outputs: Mapping[str, object]) -> Tensors.Made:
+        with self._turn():
+            return self._tensors.run(inputs, outputs, self._cut)
+
+    def run_on_device(self, inputs: Sequence[int], outputs: Sequence[int], size: int | None = None) -> None:
         """Queue a run on memory of the caller's: addresses on the device, C order, in the model's order.
 
         Nothing is copied. Results are there after the device's stream has been synchronized.
+
+        Args:
+            inputs: whole multiples of 16.
+            outputs: likewise.
+            size: of the batch, one of `sizes`; None takes the least.
         """
-        places = zip(self._program.places, self._addresses, strict=True)
-        own = {"input": inputs, "output": outputs}
-        with self._lock:
-            self._launch([own[p.where][p.offset] if p.where in own else address for p, address in places])
+        with self._turn():
+            self._graphs.queue(self._programs[size or self.sizes[0]], inputs, outputs, own=False)
+
+    def replay_ms(self, runs: int, size: int | None = None) -> list[float]:
+        """Return the device's own time of single runs, in ms, on what its buffers hold; copies are not in it.
+
+        Raises:
+            TargetError: `device-emulated`: nothing here can be timed.
+        """
+        device = self._device
+        if not isinstance(device, CudaDevice):
+            raise TargetError("device-emulated", "an emulated device has no time", "measure on a GPU")
+        lane = self._lanes.all[0]
+        with self._turn():
+            program = self._programs[size or self.sizes[0]]
+            return device.times_ms(lambda: self._queue_own(program, lane.inputs, lane.outputs), runs)
 
     def close(self) -> None:
-        """Free what it holds; later calls of `run` raise."""
-        self._device.close()
+        """Free what it holds, after a run that is under way; later calls of `run` raise."""
+        with self._lock:
+            self._closed = True
+            self._device.close()
 
 
-def _check_arch(need: str, have: str) -> None:
-    """Machine code of one major version runs on its minor versions from its own on."""
-    (major, minor), (here, minor_here) = (divmod(int(arch.removeprefix("sm_")), 10) for arch in (need, have))
-    if major != here or minor > minor_here:
+def program_size(program: Program) -> int:
+    """Return the batch size a program is for, 1 for fixed shapes."""
+    return program.inputs[0].shape[0] if program.batched else 1
+
+
+def check_chip(need: str, have: str) -> None:
+    """Raise `TargetError` where a chip does not run the code of another; names both."""
+    if not runs_on(need, have):
         raise TargetError(
             "gpu-arch-mismatch",
             f"the artifact is compiled for {need}, this device is {have}",
             f"compile it with --target gpu-cuda-{have.replace('_', '')}",
         )
-
-
-def _bytes(port: PortRecord) -> int:
-    return int(np.prod(port.shape, dtype=np.int64)) * np.dtype(DTYPES[port.dtype]).itemsize
-
-
-def _joined(parts: Sequence[Array], port: PortRecord) -> Array:
-    empty = np.empty((0, *port.shape[1:]), DTYPES[port.dtype])
-    return np.concatenate(parts) if parts else empty
 
 
 def _functions(device: Device, images: Sequence[bytes], launches: Sequence[Launch]) -> dict[str, int]:
@@ -136,32 +198,3 @@ def _functions(device: Device, images: Sequence[bytes], launches: Sequence[Launc
         names = sorted({launch.kernel for launch in launches if launch.image == index})
         found |= device.functions(image, names) if names else {}
     return found
-
-
-def load(folder: Path) -> GpuExecutable:
-    """Load a payload from an artifact's folder onto device 0; without any GPU here, an emulation runs it.
-
-    Raises:
-        ArtifactError: it is damaged, or of a newer format.
-        MissingTool: neither a driver nor TVM is here.
-        TargetError: the device is another chip.
-    """
-    try:
-        program = Program.model_validate_json((folder / PROGRAM).read_bytes())
-        weights = (folder / WEIGHTS).read_bytes()
-        images = [(folder / n).read_bytes() if (folder / n).exists() else b"" for n in CODE]
-    except (OSError, pydantic.ValidationError) as err:
-        raise ArtifactError("gpu-payload", f"{folder}: {err}", "compile the model again") from err
-    if program.version != FORMAT:
-        raise ArtifactError(
-            "gpu-payload", f"format {program.version}, this is {FORMAT}", "use the version that wrote it"
-        )
-    return GpuExecutable(program, weights, images, _device(folder, program.arch))
-
-
-def _device(folder: Path, arch: str) -> Device:
-    if cuda_devices() or importlib.util.find_spec("tvm") is None:
-        return open_driver()
-    from .emulate import EmulatedDevice
-
-    return EmulatedDevice((folder / EMULATION).read_text(encoding="utf-8"), arch)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from ...compiler.backend import Payload, Port, Signature
+from ...compiler.cuda import cuda_devices
 from ...compiler.errors import MissingTool, UnsupportedOp
 from ...compiler.ir.export import signature_of, to_bytes
-from ...compiler.machine import cuda_devices
 from ...compiler.target import Target
-from .program import Program
+from .options import batch_sizes
+from .program import Program, Programs
 
 PROGRAM, WEIGHTS = "model.json", "model.weights"
 # Kernels that may contract sums and products, and those that may not.
@@ -43,22 +45,23 @@ def lower(model: ir.Model, target: Target) -> Payload:
     """
     from .emulate import describe
     from .kernels import build
-    from .module import calls_of, relax_module
     from .nvcc import compile_cubin, find_nvcc
-    from .place import make_program
+    from .place import make_programs
+    from .sizes import calls_of_sizes
 
     need_tvm()
     find_nvcc()
     arch = arch_of(target)
-    fixed, batched = one_sample(model)
-    calls = calls_of(relax_module(fixed))
-    kernels = build(calls.functions, arch)
-    program, weights = make_program(calls, kernels.functions, signature_of(model), arch, batched=batched)
-    files = {"model.onnx": to_bytes(model), PROGRAM: program.model_dump_json().encode(), WEIGHTS: weights}
+    calls, batched = calls_of_sizes(model, batch_sizes(target))
+    functions = {name: f for size in calls for name, f in size.functions.items()}
+    kernels = build(functions, arch)
+    programs, weights = make_programs(calls, kernels.functions, signature_of(model), arch, batched=batched)
+    stored = Programs(programs=programs).model_dump_json().encode()
+    files = {"model.onnx": to_bytes(model), PROGRAM: stored, WEIGHTS: weights}
     for name, source, contract in zip(CODE, kernels.sources, (True, False), strict=True):
         files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
-    files[EMULATION] = describe(calls.functions, kernels.functions).encode()
-    attachments = {REPORT: json.dumps(_report(program), indent=1) + "\n"}
+    files[EMULATION] = describe(functions, kernels.functions).encode()
+    attachments = {REPORT: json.dumps(_report(programs), indent=1) + "\n"}
     return Payload("tvm", files, {"arch": arch}, attachments, notes=_notes(arch))
 
 
@@ -79,8 +82,8 @@ def need_tvm() -> None:
         )
 
 
-def one_sample(model: ir.Model) -> tuple[ir.Model, bool]:
-    """Return a model whose open first sizes are 1, and whether there were any.
+def one_sample(model: ir.Model, size: int = 1) -> tuple[ir.Model, bool]:
+    """Return a model whose open first sizes are `size`, and whether there were any.
 
     Raises:
         UnsupportedOp: `gpu-shape`: other sizes are open, or the first size of some inputs only.
@@ -102,7 +105,7 @@ def one_sample(model: ir.Model) -> tuple[ir.Model, bool]:
     draft = model.clone()
     for value in draft.graph.inputs:
         assert value.shape is not None, "an input without a shape"
-        value.shape = ir.Shape([1, *list(value.shape)[1:]])
+        value.shape = ir.Shape([size, *list(value.shape)[1:]])
     for node in draft.graph:
         for output in node.outputs:
             output.shape = None
@@ -110,11 +113,17 @@ def one_sample(model: ir.Model) -> tuple[ir.Model, bool]:
     return draft, True
 
 
-def _report(program: Program) -> dict[str, object]:
-    launches = [launch.model_dump(exclude={"buffers"}) for launch in program.launches]
+def _report(programs: Sequence[Program]) -> dict[str, object]:
+    arena = max(program.arena_bytes for program in programs)
+    launches = {
+        str(program.inputs[0].shape[0] if program.batched else "fixed"): [
+            launch.model_dump(exclude={"buffers"}) for launch in program.launches
+        ]
+        for program in programs
+    }
     return {
-        "arch": program.arch,
-        "memory": {"arena_bytes": program.arena_bytes, "weight_bytes": program.weight_bytes},
+        "arch": programs[0].arch,
+        "memory": {"arena_bytes": arena, "weight_bytes": programs[0].weight_bytes},
         "launches": launches,
     }
 

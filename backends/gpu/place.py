@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,9 +21,31 @@ def make_program(
     calls: Calls, functions: Mapping[str, DeviceFunction], signature: Signature, arch: str, *, batched: bool
 ) -> tuple[Program, bytes]:
     """Return the program and the bytes of its constants."""
+    (program,), weights = make_programs([calls], functions, signature, arch, batched=batched)
+    return program, weights
+
+
+def make_programs(
+    sizes: Sequence[Calls],
+    functions: Mapping[str, DeviceFunction],
+    signature: Signature,
+    arch: str,
+    *,
+    batched: bool,
+) -> tuple[tuple[Program, ...], bytes]:
+    """Return one program per batch size, and the bytes of the constants that all of them share."""
+    weights = _Weights()
+    drafts = [_program(calls, functions, signature, weights) for calls in sizes]
+    data = weights.data()
+    common = {"arch": arch, "batched": batched, "weight_bytes": len(data)}
+    return tuple(Program.model_validate({**draft, **common}) for draft in drafts), data
+
+
+def _program(
+    calls: Calls, functions: Mapping[str, DeviceFunction], signature: Signature, weights: _Weights
+) -> dict[str, object]:
     layout = _Layout(calls, functions)
-    weights, constant_places = _pack(calls.constants)
-    places = {**layout.places(), **constant_places}
+    places = layout.places() | {name: weights.place(array) for name, array in calls.constants.items()}
     names = list(places)
     index = {name: number for number, name in enumerate(names)}
     launches = tuple(
@@ -33,33 +56,40 @@ def make_program(
         )
         for step, buffers in layout.steps for kernel in functions[step.function].kernels
     )  # fmt: skip
-    ports = [
+    inputs, outputs = (
         tuple(PortRecord(name=p.name, dtype=p.dtype, shape=calls.tensors[n].shape) for p, n in pairs)
         for pairs in (
             zip(signature.inputs, calls.inputs, strict=True),
             zip(signature.outputs, calls.outputs, strict=True),
         )
-    ]
-    program = Program(
-        arch=arch, inputs=ports[0], outputs=ports[1], batched=batched, launches=launches,
-        places=tuple(places[name] for name in names),
-        arena_bytes=layout.arena_bytes, weight_bytes=len(weights),
-    )  # fmt: skip
-    return program, weights
+    )
+    return {
+        "inputs": inputs, "outputs": outputs, "launches": launches, "arena_bytes": layout.arena_bytes,
+        "places": tuple(places[name] for name in names),
+    }  # fmt: skip
 
 
-def _pack(constants: Mapping[str, npt.NDArray[np.generic]]) -> tuple[bytes, dict[str, Place]]:
-    """Lay constants one behind the other; equal ones once."""
-    known: dict[bytes, int] = {}
-    places, parts, end = {}, [], 0
-    for name, array in constants.items():
+class _Weights:
+    """Constants one behind the other; equal ones once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, int] = {}
+        self._parts: list[bytes] = []
+        self._end = 0
+
+    def place(self, array: npt.NDArray[np.generic]) -> Place:
+        """Add an array, unless it is there."""
         data = np.ascontiguousarray(array).tobytes()
-        if data not in known:
-            known[data] = end
-            parts.append(data + bytes(-len(data) % _ALIGNMENT))
-            end += len(parts[-1])
-        places[name] = Place(where="weights", offset=known[data])
-    return b"".join(parts), places
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._known:
+            self._known[digest] = self._end
+            self._parts += [data, bytes(-len(data) % _ALIGNMENT)]
+            self._end += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
+        return Place(where="weights", offset=self._known[digest])
+
+    def data(self) -> bytes:
+        """Return the bytes of all."""
+        return b"".join(self._parts)
 
 
 class _Layout:

@@ -13,7 +13,7 @@ from typing import Literal
 import pydantic
 
 Dims = tuple[int, int, int]
-FORMAT = 1
+FORMAT = 2
 
 Where = Literal["input", "output", "arena", "weights"]
 
@@ -59,7 +59,7 @@ class PortRecord(_Record):
     Attributes:
         name: as in the model.
         dtype: ONNX spelling.
-        shape: all sizes fixed; where `Program.batched`, the first stands for one sample.
+        shape: all sizes fixed; where `Program.batched`, the first is the batch.
     """
 
     name: str
@@ -68,19 +68,17 @@ class PortRecord(_Record):
 
 
 class Program(_Record):
-    """A compiled model.
+    """A compiled model, for one batch size.
 
     Attributes:
-        version: of this format.
         arch: `sm_90` and the like: what the device code was compiled for.
         inputs, outputs: in the model's order.
-        batched: the model's first size is open; samples run one by one.
+        batched: the model's first size is open; this is for as many samples as the inputs' first size says.
         places: of all buffers.
         launches: in running order.
         arena_bytes, weight_bytes: sizes of working memory and constants.
     """
 
-    version: int = FORMAT
     arch: str
     inputs: tuple[PortRecord, ...]
     outputs: tuple[PortRecord, ...]
@@ -89,6 +87,17 @@ class Program(_Record):
     launches: tuple[Launch, ...]
     arena_bytes: int
     weight_bytes: int
+
+
+class Programs(_Record):
+    """What an artifact holds: programs of one model for different batch sizes; code and constants are shared.
+
+    Attributes:
+        version: of this format.
+    """
+
+    version: int = FORMAT
+    programs: tuple[Program, ...] = pydantic.Field(min_length=1)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from gpu_models import ARCH, compiled, model_of, quantized_conv
 
 from pared.backends.gpu.driver import open_driver
 from pared.backends.gpu.emulate import EmulatedDevice
-from pared.backends.gpu.executable import GpuExecutable, load
+from pared.backends.gpu.executable import GpuExecutable
+from pared.backends.gpu.loading import load
 from pared.backends.gpu.nvcc import compile_cubin, compile_ptx
 from pared.compiler.errors import ArtifactError, MissingTool, ParedError, TargetError
-from pared.compiler.machine import cuda_devices
+from pared.compiler.cuda import cuda_devices
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
@@ -73,7 +74,7 @@ def test_code_for_another_generation_is_refused_with_both_names() -> None:
 
 
 def test_a_damaged_payload_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.json").write_text('{"version": 1}')
+    (tmp_path / "model.json").write_text('{"version": 2, "programs": [{}]}')
     with pytest.raises(ArtifactError, match="arch"):
         load(tmp_path)
 

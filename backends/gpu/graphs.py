@@ -1,0 +1,87 @@
+"""Launches recorded once and replayed: one graph for every set of addresses that a program runs on often."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from ...compiler.errors import ParedError
+from .device import Device
+from .program import Program
+
+# Of the caller's addresses; a training or serving loop has few.
+_KEPT = 8
+# Recording fails with one of these where something else is in the way; launching one by one still works.
+_NOT_TRIED_AGAIN = ("cuda-failed",)
+
+_Key = tuple[int, ...]
+
+
+class Graphs:
+    """Queues programs on one device.
+
+    Args:
+        device: where.
+        functions: handles of all kernels.
+        bases: addresses of working memory (`arena`) and constants (`weights`).
+
+    Attributes:
+        trouble: why launches are not recorded, empty while they are.
+    """
+
+    def __init__(self, device: Device, functions: Mapping[str, int], bases: Mapping[str, int]) -> None:
+        self._device, self._functions, self._bases = device, functions, bases
+        self._own: dict[_Key, int] = {}
+        self._lent: OrderedDict[_Key, int | None] = OrderedDict()
+        self.trouble = ""
+
+    def queue(self, program: Program, inputs: Sequence[int], outputs: Sequence[int], *, own: bool) -> None:
+        """Queue a program on addresses of inputs and outputs.
+
+        `own` addresses are recorded at once and kept; others when they come again, the last few.
+        """
+        key = (id(program), *inputs, *outputs)
+        graph = self._own.get(key) or self._lent.get(key)
+        if graph is None and not self.trouble and (own or key in self._lent):
+            graph = self._record(program, inputs, outputs)
+        if not own:
+            self._remember(key, graph)
+        elif graph is not None:
+            self._own[key] = graph
+        if graph is None:
+            self._launch(program, inputs, outputs)
+        else:
+            self._device.replay(graph)
+
+    def _remember(self, key: _Key, graph: int | None) -> None:
+        self._lent[key] = graph
+        self._lent.move_to_end(key)
+        if len(self._lent) > _KEPT:
+            _, old = self._lent.popitem(last=False)
+            if old is not None:
+                self._device.synchronize()
+                self._device.forget(old)
+
+    def _record(self, program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> int | None:
+        self._device.begin_capture()
+        try:
+            self._launch(program, inputs, outputs)
+            return self._device.end_capture()
+        except ParedError as err:
+            self._device.drop_capture()
+            if err.reason not in _NOT_TRIED_AGAIN:
+                raise
+            self.trouble = f"launched one by one, not as a graph: {err.message}"
+            return None
+
+    def _launch(self, program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        own = {"input": inputs, "output": outputs}
+        addresses = [
+            own[place.where][place.offset] if place.where in own else self._bases[place.where] + place.offset
+            for place in program.places
+        ]
+        for step in program.launches:
+            buffers = [addresses[index] for index in step.buffers]
+            self._device.launch(
+                self._functions[step.kernel], step.grid, step.block, step.shared_bytes, buffers
+            )
