@@ -24,7 +24,7 @@ import numpy as np
 
 from ...compiler.backend import Array
 from ...compiler.errors import UnsupportedOp
-from .graph import NEVER, Connection, EventGraph, Integers, Layer, MaxPool, Reals
+from .graph import NEVER, Connection, EventGraph, Integers, Ladder, Layer, MaxPool, Reals
 from .simulate import Counts, accumulate, add, encode, values_of
 
 EXACT_MODES = ("layer-sync", "signed-if", "unary", "binary-t1")
@@ -202,9 +202,8 @@ def rate(graph: EventGraph, inputs: Mapping[str, Array], steps: int) -> Counts:
     samples = len(next(iter(drive.values())))
     for layer in graph.layers:
         sent[layer.name] = np.zeros((samples, *layer.shape))
-        start = np.zeros(1) if layer.ladder is None else _half(layer, steps)
-        spread = start.reshape(-1, *[1] * (len(layer.shape) - 1))
-        potential[layer.name] = np.zeros((samples, *layer.shape)) + spread
+        half = 0.0 if layer.ladder is None else layer.ladder.theta * layer.ladder.high / steps / 2
+        potential[layer.name] = np.zeros((samples, *layer.shape)) + _spread(half, layer)
     for _ in range(steps):
         now = dict(drive)
         for layer in graph.layers:
@@ -212,16 +211,19 @@ def rate(graph: EventGraph, inputs: Mapping[str, Array], steps: int) -> Counts:
     return {layer.name: np.rint(sent[layer.name]).astype(np.int64) for layer in graph.layers}
 
 
-def _half(layer: Layer, steps: int) -> Reals:
-    """Return where a potential starts: half a spike above where accumulators that are no count leave it."""
-    ladder = layer.ladder
-    assert ladder is not None, "a readout does not fire"
+def _spread(channels: Array | float, layer: Layer) -> Array:
+    """Return one number or one per channel in a shape that broadcasts over a layer's neurons."""
+    return np.asarray(channels).reshape(-1, *[1] * (len(layer.shape) - 1))
+
+
+def _origin(ladder: Ladder) -> Reals:
+    """Return what to add to accumulators so that `theta` times the count is their middle, per channel."""
     rows = ladder.thresholds
     # Beyond what a channel reaches thresholds are at the ends; one between tells where the ladder stands.
     between = (rows > rows[:, :1]) & (rows < NEVER)
     middle = np.where(between.any(axis=1), between.argmax(axis=1), 0)
     zero = ladder.theta * (ladder.low + middle + 0.5) - rows[np.arange(len(rows)), middle]
-    return np.asarray(zero + ladder.theta * ladder.high / steps / 2, np.float64)
+    return np.asarray(zero, np.float64)
 
 
 def _integrate(
@@ -235,8 +237,9 @@ def _integrate(
     if any(isinstance(c.synapses, MaxPool) for c in layer.connections):
         _largest(layer, now, sent)
         return
-    spread = [-1, *[1] * (len(layer.shape) - 1)]
-    current = np.zeros_like(potential[layer.name]) + layer.bias.reshape(spread) / steps
+    # The origin flows in evenly: put into the potential at once, it would fire before what takes it back.
+    origin = 0.0 if layer.ladder is None else _origin(layer.ladder)
+    current = np.zeros_like(potential[layer.name]) + _spread(layer.bias + origin, layer) / steps
     for connection in layer.connections:
         low, high = graph.range(connection.source)
         factor = 1.0 if connection.values is None else float(connection.values[high - low]) / max(high, 1)
@@ -249,7 +252,7 @@ def _integrate(
         now[layer.name] = current
         return
     worth = ladder.high / steps
-    theta = np.asarray(ladder.theta * worth, np.float64).reshape(spread)
+    theta = _spread(ladder.theta * worth, layer)
     v = potential[layer.name] + current
     fired = (v >= theta).astype(np.float64)
     potential[layer.name] = v - fired * theta
