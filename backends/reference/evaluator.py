@@ -35,7 +35,7 @@ from . import (
     resize,
     widened,
 )
-from .base import REFERENCE_DOMAIN
+from .base import REFERENCE_DOMAIN, Kernel
 from .base import Array as Numbers
 from .blocks import use_block_products
 from .regions import use_integer_layers
@@ -121,8 +121,9 @@ class _Graph(ReferenceEvaluator):
                 f"node {node.name!r}: the reference has no kernel for {node.domain}::{node.op_type}",
                 "exclude the node or add a kernel to backends/reference",
             ) from err
-        plain = node.domain == "" and node.op_type in widened.WIDENED and isinstance(kernel, type)
-        return widened.widened(kernel) if plain else kernel
+        plain = node.domain == "" and isinstance(kernel, type) and not issubclass(kernel, Kernel)
+        copies = node.op_type in widened.COPYING
+        return widened.widened(kernel, node.op_type) if plain and not copies else kernel
 
     def run(  # type: ignore[no-untyped-def,override]
         self, output_names, feed_inputs, attributes=None, **_

@@ -19,49 +19,15 @@ from .base import REFERENCE_DOMAIN, Array, is_float
 from .windows import box_sums, make_window
 
 # Results are copies or choices of inputs, or exact: no rounding.
-EXACT = frozenset(
-    [
-        *("Abs", "Cast", "Ceil", "Clip", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace"),
-        *("Dropout", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND"),
-        *(
-            "GlobalMaxPool",
-            "Identity",
-            "If",
-            "Loop",
-            "Max",
-            "MaxPool",
-            "Min",
-            "Neg",
-            "NonZero",
-            "OneHot",
-            "Pad",
-        ),
-        *(
-            "Range",
-            "ReduceMax",
-            "ReduceMin",
-            "Relu",
-            "Reshape",
-            "Round",
-            "Scan",
-            "ScatterElements",
-            "ScatterND",
-        ),
-        *(
-            "Sign",
-            "Slice",
-            "SpaceToDepth",
-            "Split",
-            "Squeeze",
-            "Tile",
-            "TopK",
-            "Transpose",
-            "Trilu",
-            "Unsqueeze",
-        ),
-        *("Where", "DequantizeLinear", "Quant", "BipolarQuant", "MultiThreshold", "Trunc"),
-    ]
-)
+EXACT = frozenset([
+    "Abs", "Cast", "Ceil", "Clip", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
+    "Dropout", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND",
+    "GlobalMaxPool", "Identity", "If", "Loop", "Max", "MaxPool", "Min", "Neg", "NonZero", "OneHot",
+    "Pad", "Range", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Round", "Scan", "ScatterElements",
+    "ScatterND", "Sign", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose",
+    "Trilu", "Unsqueeze", "Where", "DequantizeLinear", "Quant", "BipolarQuant", "MultiThreshold",
+    "Trunc",
+])  # fmt: skip
 
 # Functions that engines approximate by polynomials: a few units of the value, and of 1 where that is the top.
 _APPROXIMATED = frozenset(
@@ -89,6 +55,9 @@ _EXACT_ON_INTEGERS = frozenset(
 # Elements looked at before the whole of an array, to see that it is not made of whole numbers.
 _GLANCE = 64
 
+# Unit roundoff of float32, in which kernels of half models add.
+_SINGLE = 2.0**-24
+
 Inputs = Sequence[Array | None]
 
 
@@ -99,7 +68,14 @@ def unit_roundoff(array: npt.NDArray[np.generic]) -> float:
 
 @functools.cache
 def _unit_of(dtype: np.dtype[np.generic]) -> float:
-    return 2.0**-9 if dtype.name == "bfloat16" else float(np.finfo(dtype.name).eps) / 2
+    return 2.0**-8 if dtype.name == "bfloat16" else float(np.finfo(dtype.name).eps) / 2
+
+
+@functools.cache
+def _ends(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """Return the lowest and the largest finite value of a half type."""
+    top = 65504.0 if dtype == np.float16 else (2 - 2.0**-7) * 2.0**127
+    return -top, top
 
 
 class Norms:
@@ -151,6 +127,8 @@ class Noise:
         """Return float outputs moved by up to their operator's rounding error."""
         if node.op_type == "Softmax":
             self._tabled.add(node.output[0])
+        if node.op_type == "DequantizeLinear":
+            return [self._unrounded(out) for out in outputs]
         if node.op_type in EXACT or node.domain == REFERENCE_DOMAIN or node.output[0] in self._constants:
             return outputs
         if node.op_type in _EXACT_ON_INTEGERS and all(_is_whole(x) for x in (*inputs, *outputs)):
@@ -158,15 +136,31 @@ class Noise:
         return [self._disturbed(node, inputs, out) if _has_floats(out) else out for out in outputs]
 
     def _disturbed(self, node: OpRun, inputs: Inputs, out: Array) -> Array:
-        size = SIZES.get(node.op_type, _relative)(node, inputs, out, unit_roundoff(out), self._norms)
+        unit = unit_roundoff(out)
+        size = SIZES.get(node.op_type, _relative)(node, inputs, out, min(unit, _SINGLE), self._norms)
+        if unit > _SINGLE:
+            # Sums are made in float32; the one rounding at the end may be left out by an engine that fuses.
+            size = size + unit * _magnitude(out)
         error = self._uniform(out.shape)
         if out.dtype == np.float64:
             error = error * size
         else:
             np.multiply(error, size, error, casting="same_kind")
-        moved = np.asarray(out + error).astype(out.dtype, copy=False)
+        moved = np.asarray(out + error)
+        if unit > _SINGLE:
+            # What an honest engine rounds to the largest number is no infinity.
+            moved = np.clip(moved, *_ends(out.dtype), out=moved, where=np.isfinite(out))
+        moved = moved.astype(out.dtype, copy=False)
         # An infinite result (a mask, say) has no rounding error.
         return moved if np.isfinite(np.max(size)) else np.where(np.isfinite(out), moved, out)
+
+    def _unrounded(self, out: Array) -> Array:
+        """Return weights in half floats as an engine has them that scales its sums instead of them."""
+        unit = unit_roundoff(out) if _has_floats(out) else 0.0
+        if unit <= _SINGLE:
+            return out
+        moved = out.astype(np.float32) * (1 + np.float32(unit) * self._uniform(out.shape))
+        return np.asarray(np.clip(moved, *_ends(out.dtype))).astype(out.dtype)
 
     def jitter(self, node: OpRun, values: Array, levels: int) -> Array:
         """Return values about to be rounded, moved so that near ties may fall either way.
@@ -200,7 +194,10 @@ def _is_whole(array: Array | None) -> bool:
     some = array.reshape(-1)[:: max(1, array.size // _GLANCE)]
     if not np.array_equal(some, np.rint(some)):
         return False
-    return float(np.abs(array).max(initial=0)) < 2**24 and np.array_equal(array, np.rint(array))
+    largest = 1 / unit_roundoff(array) if is_float(array) else 2.0**24
+    return float(np.abs(array).max(initial=0)) < min(largest, 2.0**24) and np.array_equal(
+        array, np.rint(array)
+    )
 
 
 def _magnitude(array: Array) -> Array:

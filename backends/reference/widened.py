@@ -1,6 +1,7 @@
 """Float operators of onnx' own reference, run in float64 and rounded once to their type.
 
-Sum, product, quotient and square root are not here: NumPy rounds them correctly already.
+Sum, product, quotient and square root are not listed: NumPy rounds them correctly already. Half floats are
+widened for everything that is no mere copy: NumPy would round attributes such as a slope to half first.
 """
 
 from __future__ import annotations
@@ -20,16 +21,25 @@ WIDENED = frozenset({
     "ReduceProd", "ReduceSum", "ReduceSumSquare", "Reciprocal", "Selu", "Sigmoid", "Sin", "Sinh",
     "Softmax", "Softplus", "Softsign", "Sum", "Swish", "Tan", "Tanh",
 })  # fmt: skip
+# Copies in another place, shape or type, and graphs: any type goes through them as it is.
+COPYING = frozenset({
+    "Cast", "CastLike", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
+    "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Expand", "EyeLike", "Flatten", "Gather",
+    "GatherElements", "GatherND", "Identity", "If", "Loop", "NonZero", "OneHot", "Pad", "QuantizeLinear",
+    "Range", "Reshape", "Scan", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth",
+    "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+})  # fmt: skip
 
 
 @functools.cache
-def widened(kernel: type[OpRun]) -> type[OpRun]:
+def widened(kernel: type[OpRun], op_type: str) -> type[OpRun]:
     """Return `kernel` with float inputs widened and float outputs rounded to the type of the first one."""
+    always = op_type in WIDENED
 
     class Widened(kernel):  # type: ignore[misc,valid-type]
         def run(self, *args, **kwargs):  # type: ignore[no-untyped-def]
             first = next((a for a in args if isinstance(a, np.ndarray) and is_float(a)), None)
-            if first is None or first.dtype == np.float64:
+            if first is None or first.dtype == np.float64 or (first.dtype == np.float32 and not always):
                 return super().run(*args, **kwargs)
             inputs = [wide(a) if isinstance(a, np.ndarray) else a for a in args]
             outputs = super().run(*inputs, **kwargs)
