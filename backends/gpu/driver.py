@@ -231,7 +231,7 @@ class CudaDevice:
     def drop_capture(self) -> None:
         """End a recording that went wrong, whatever state it is in."""
         graph = ctypes.c_void_p()
-        if self._recording and not self._try("cuStreamEndCapture", self._on(0), ctypes.byref(graph)):
+        if not self._try("cuStreamEndCapture", self._on(0), ctypes.byref(graph)):
             self._try("cuGraphDestroy", graph)
         self._after_recording()
 

@@ -63,8 +63,8 @@ class Graphs:
                 self._device.forget(old)
 
     def _record(self, program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> int | None:
-        self._device.begin_capture()
         try:
+            self._device.begin_capture()
             self._launch(program, inputs, outputs)
             return self._device.end_capture()
         except ParedError as err:
