@@ -1,7 +1,8 @@
-"""Operators that move elements: reshapes, transposes, joins, slices, pads, lookups."""
+"""Operators that move elements: reshapes, transposes, joins, slices, pads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from ....compiler.ir.walk import int_attribute, ints_attribute, static_shape
 from ....compiler.ops.common import string_attribute
-from .walk import Emitter, Last, Rule, dtype_of, refuse, shape_of
+from .walk import Emitter, Last, Rule, axis_in_memory, in_memory, placed, refuse, shape_of
 
 if TYPE_CHECKING:
     from tvm import te, tirx
@@ -18,176 +19,238 @@ if TYPE_CHECKING:
     from .walk import Expr
 
 
+def _result_shape(emitter: Emitter, node: ir.Node) -> tuple[int, ...]:
+    """Return the shape of a Reshape, Flatten, Squeeze or Unsqueeze, also in a body nobody has inferred."""
+    known = static_shape(node.outputs[0])
+    if known is not None:
+        return known
+    size, op = shape_of(emitter.operand(node, 0)), node.op_type
+    if op == "Flatten":
+        axis = int_attribute(node, "axis", 1)
+        return int(np.prod(size[:axis])), int(np.prod(size[axis:]))
+    given = emitter.maybe_array(node, 1)
+    wanted = [] if given is None else [int(n) for n in given.reshape(-1)]
+    if op == "Squeeze":
+        axes = (
+            [a % len(size) for a in wanted]
+            if given is not None
+            else [i for i, n in enumerate(size) if n == 1]
+        )
+        return tuple(n for i, n in enumerate(size) if i not in axes)
+    if op == "Unsqueeze":
+        rank = len(size) + len(wanted)
+        rest, ones = iter(size), {axis % rank for axis in wanted}
+        return tuple(1 if axis in ones else next(rest) for axis in range(rank))
+    if not int_attribute(node, "allowzero", 0):
+        wanted = [size[i] if n == 0 else n for i, n in enumerate(wanted)]
+    return np.empty(size, np.bool_).reshape(wanted).shape
+
+
 def _to_known_shape(emitter: Emitter, node: ir.Node) -> Expr:
-    """Reshape, Flatten, Squeeze, Unsqueeze: shape inference knows the result."""
     from tvm import relax
 
-    shape = static_shape(node.outputs[0])
-    if shape is None:
-        raise refuse(node, "the result's shape is open")
-    return relax.op.reshape(emitter.operand(node, 0), shape)
+    return relax.op.reshape(emitter.operand(node, 0), _result_shape(emitter, node))
 
 
 def _shape(emitter: Emitter, node: ir.Node) -> Expr:
-    source = node.inputs[0]
-    shape = static_shape(source) if source is not None else None
-    if shape is None:
-        raise refuse(node, "the shape is open")
+    shape = _input_shape(emitter, node)
     start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(shape))
     return emitter.constant(np.array(shape[start:end], np.int64))
 
 
-def _transpose(emitter: Emitter, node: ir.Node) -> Expr:
+def _size(emitter: Emitter, node: ir.Node) -> Expr:
+    return emitter.constant(np.array(np.prod(_input_shape(emitter, node)), np.int64))
+
+
+def _input_shape(emitter: Emitter, node: ir.Node) -> tuple[int, ...]:
+    value = node.inputs[0]
+    known = static_shape(value) if value is not None else None
+    return shape_of(emitter.operand(node, 0)) if known is None else known
+
+
+def _transpose(emitter: Emitter, node: ir.Node) -> Expr | Last:
     from tvm import relax
 
-    x = emitter.operand(node, 0)
+    x, is_last = emitter.source(node)
     rank = len(shape_of(x))
-    return relax.op.permute_dims(x, list(ints_attribute(node, "perm", range(rank)[::-1])))
+    order = ints_attribute(node, "perm", range(rank)[::-1])
+    if is_last and order == (0, *range(2, rank), 1):
+        return x  # as it lies already
+    x = emitter.operand(node, 0)
+    if rank > 2 and order == (0, rank - 1, *range(1, rank - 1)):
+        return Last(x)
+    return relax.op.permute_dims(x, list(order))
 
 
 def _concat(emitter: Emitter, node: ir.Node) -> Expr | Last:
     from tvm import relax
 
-    axis, images = int_attribute(node, "axis", 0), [value in emitter.last for value in node.inputs]
-    rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
-    if all(images) and axis % rank == 1:
-        return Last(relax.op.concat([emitter.image(node, index) for index in range(len(images))], axis=-1))
-    return relax.op.concat([emitter.operand(node, index) for index in range(len(images))], axis=axis)
+    operands, is_last = emitter.alike(node)
+    rank = len(shape_of(operands[0]))
+    axis = axis_in_memory(int_attribute(node, "axis", 0), rank, is_last)
+    return placed(relax.op.concat(operands, axis=axis), is_last)
 
 
-def _split(emitter: Emitter, node: ir.Node) -> list[Expr]:
+def _split(emitter: Emitter, node: ir.Node) -> list[Expr | Last]:
     from tvm import relax
 
-    x = emitter.operand(node, 0)
-    axis = int_attribute(node, "axis", 0) % len(shape_of(x))
-    sizes = [shape[axis] for shape in map(static_shape, node.outputs) if shape is not None]
-    if len(sizes) != len(node.outputs):
-        raise refuse(node, "the parts' sizes are open")
-    starts = np.cumsum([0, *sizes]).tolist()
+    x, is_last = emitter.source(node)
+    axis = axis_in_memory(int_attribute(node, "axis", 0), len(shape_of(x)), is_last)
+    starts = np.cumsum([0, *_parts(emitter, node, shape_of(x)[axis])]).tolist()
     return [
-        emitter.emit(relax.op.strided_slice(x, [axis], [begin], [end])) for begin, end in pairwise(starts)
+        placed(emitter.emit(relax.op.strided_slice(x, [axis], [begin], [end])), is_last)
+        for begin, end in pairwise(starts)
     ]
 
 
-def _slice(emitter: Emitter, node: ir.Node) -> Expr:
-    from tvm import te
+def _parts(emitter: Emitter, node: ir.Node, size: int) -> list[int]:
+    given = emitter.maybe_array(node, 1)
+    if given is not None:
+        return [int(part) for part in given]
+    count = int_attribute(node, "num_outputs", len(node.outputs))
+    part = -(-size // count)
+    return [min(part, size - i * part) for i in range(count)]
 
-    x = emitter.operand(node, 0)
-    shape, result = shape_of(x), static_shape(node.outputs[0])
+
+def _slice(emitter: Emitter, node: ir.Node) -> Expr | Last:
+    x, is_last = emitter.source(node)
+    sizes = _in_onnx_order(shape_of(x), is_last)
     starts, ends = emitter.array(node, 1).tolist(), emitter.array(node, 2).tolist()
     axes, steps = emitter.maybe_array(node, 3), emitter.maybe_array(node, 4)
-    begin, stride = [0] * len(shape), [1] * len(shape)
+    ranges = [range(size) for size in sizes]
     for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = int(axes[index]) % len(shape) if axes is not None else index
+        axis = int(axes[index]) % len(sizes) if axes is not None else index
         step = int(steps[index]) if steps is not None else 1
-        begin[axis], _, stride[axis] = slice(start, end, step).indices(shape[axis])
-    if result is None:
-        raise refuse(node, "the result's shape is open")
-    return emitter.compute(
-        "slice",
-        lambda t: te.compute(
-            result,
-            lambda *at: t(*(b + i * s for b, i, s in zip(begin, at, stride, strict=True))),
-            name="slice",
-        ),
-        x,
-    )
+        ranges[axis] = range(*slice(start, end, step).indices(sizes[axis]))
+    taken = in_memory(ranges, is_last)
+    if any(len(part) == 0 for part in taken):
+        raise refuse(node, "an empty slice")
+
+    def place(*at: tirx.Expr) -> list[tirx.Expr]:
+        return [part.start + i * part.step for part, i in zip(taken, at, strict=True)]
+
+    return placed(moved(emitter, "slice", x, [len(part) for part in taken], place), is_last)
 
 
-def _pad(emitter: Emitter, node: ir.Node) -> Expr:
-    from tvm import topi
-
-    x, pads = emitter.operand(node, 0), emitter.array(node, 1).tolist()
-    fill, axes, mode = (
-        emitter.maybe_array(node, 2),
-        emitter.maybe_array(node, 3),
-        string_attribute(node, "mode", "constant"),
-    )
-    if mode != "constant" or axes is not None or min(pads) < 0:
-        raise refuse(node, f"mode {mode!r}, axes or negative pads")
-    rank, value = len(pads) // 2, 0.0 if fill is None else float(fill.reshape(()))
-    return emitter.compute("pad", lambda t: topi.nn.pad(t, pads[:rank], pads[rank:], _typed(value, t)), x)
+def _in_onnx_order(sizes: tuple[int, ...], is_last: bool) -> tuple[int, ...]:
+    return (sizes[0], sizes[-1], *sizes[1:-1]) if is_last else sizes
 
 
-def _typed(value: float, like: te.Tensor) -> tirx.Expr:
-    from tvm import tirx
-
-    return tirx.const(value, like.dtype)
-
-
-def _gather(emitter: Emitter, node: ir.Node) -> Expr:
-    """Look up along an axis; negative indices count from the end, others outside it read the last entry."""
-    from tvm import te, tirx
-
-    table, index = emitter.operand(node, 0), emitter.operand(node, 1)
-    axis = int_attribute(node, "axis", 0) % len(shape_of(table))
-    size, rank = shape_of(table)[axis], len(shape_of(index))
-    shape = (*shape_of(table)[:axis], *shape_of(index), *shape_of(table)[axis + 1 :])
-
-    def look_up(t: te.Tensor, at: te.Tensor) -> te.Tensor:
-        def element(*place: tirx.Expr) -> tirx.Expr:
-            found = at(*place[axis : axis + rank]).astype("int64")
-            found = tirx.if_then_else(found < 0, found + size, found)
-            found = tirx.max(tirx.min(found, tirx.const(size - 1, "int64")), tirx.const(0, "int64"))
-            return t(*place[:axis], found, *place[axis + rank :])
-
-        return te.compute(shape, element, name="gather")
-
-    return emitter.compute("gather", look_up, table, index)
-
-
-def _depth_to_space(emitter: Emitter, node: ir.Node) -> Expr:
-    from tvm import relax
-
-    x, b = emitter.operand(node, 0), int_attribute(node, "blocksize", 1)
-    n, c, h, w = shape_of(x)
-    dcr = string_attribute(node, "mode", "DCR") == "DCR"
-    split = (n, b, b, c // b**2, h, w) if dcr else (n, c // b**2, b, b, h, w)
-    order = (0, 3, 4, 1, 5, 2) if dcr else (0, 1, 4, 2, 5, 3)
-    moved = emitter.emit(relax.op.permute_dims(emitter.emit(relax.op.reshape(x, split)), order))
-    return relax.op.reshape(moved, (n, c // b**2, h * b, w * b))
-
-
-def _resize(emitter: Emitter, node: ir.Node) -> Last:
-    """Nearest neighbours with whole factors, as upsampling does it."""
+def moved(
+    emitter: Emitter,
+    name: str,
+    x: Expr,
+    shape: Sequence[int],
+    place: Callable[..., Sequence[tirx.Expr]],
+) -> Expr:
+    """Emit a result of `shape` each of whose elements is the one of `x` at `place(*index)`."""
     from tvm import te
 
-    x, result = emitter.image(node, 0), static_shape(node.outputs[0])
-    result = None if result is None else (result[0], *result[2:], result[1])
-    mode, where = (
-        string_attribute(node, "mode", "nearest"),
-        string_attribute(node, "coordinate_transformation_mode", "half_pixel"),
-    )
-    rounding = string_attribute(node, "nearest_mode", "round_prefer_floor")
-    whole = result is not None and all(to % size == 0 for to, size in zip(result, shape_of(x), strict=True))
-    floors = (where, rounding) in (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
-    if result is None or mode != "nearest" or not whole or not floors:
-        raise refuse(node, f"mode {mode}, {where}, {rounding}; whole factors of nearest neighbours are taken")
-    factors = [to // size for to, size in zip(result, shape_of(x), strict=True)]
-    return Last(
-        emitter.compute(
-            "resize",
-            lambda t: te.compute(
-                result, lambda *at: t(*(i // f for i, f in zip(at, factors, strict=True))), name="resize"
-            ),
-            x,
-        )
+    return emitter.compute(name, lambda t: te.compute(tuple(shape), lambda *at: t(*place(*at)), name=name), x)
+
+
+def _pad(emitter: Emitter, node: ir.Node) -> Expr | Last:
+    from tvm import te, tirx
+
+    x, is_last = emitter.source(node)
+    mode, fill = string_attribute(node, "mode", "constant"), emitter.maybe_array(node, 2)
+    sizes = shape_of(x)
+    widths = in_memory(_widths(emitter, node, len(sizes)), is_last)
+    kept = [(max(-b, 0), n + min(b, 0) + min(e, 0)) for n, (b, e) in zip(sizes, widths, strict=True)]
+    shape = tuple(n + b + e for n, (b, e) in zip(sizes, widths, strict=True))
+    if mode not in ("constant", "edge", "reflect", "wrap") or min(n for _, n in kept) < 1 or min(shape) < 1:
+        raise refuse(node, f"mode {mode!r}, or nothing left by negative pads")
+    value = 0.0 if fill is None else fill.reshape(()).item()
+
+    def element(t: te.Tensor, *at: tirx.Expr) -> tirx.Expr:
+        places = [i - max(b, 0) for i, (b, _) in zip(at, widths, strict=True)]
+        inner = [_reached(mode, p, n) for p, (_, n) in zip(places, kept, strict=True)]
+        found = t(*(p + first for p, (first, _) in zip(inner, kept, strict=True)))
+        outside = [
+            tirx.any(p < 0, p >= n)
+            for p, (_, n), (b, e) in zip(places, kept, widths, strict=True) if b > 0 or e > 0
+        ]  # fmt: skip
+        if mode != "constant" or not outside:
+            return found
+        return tirx.if_then_else(tirx.any(*outside), tirx.const(value, t.dtype), found)
+
+    result = emitter.compute("pad", lambda t: te.compute(shape, lambda *at: element(t, *at), name="pad"), x)
+    return placed(result, is_last)
+
+
+def _widths(emitter: Emitter, node: ir.Node, rank: int) -> list[tuple[int, int]]:
+    """Return what is added before and behind every axis; negative numbers take away."""
+    pads, axes = emitter.array(node, 1).tolist(), emitter.maybe_array(node, 3)
+    where = range(rank) if axes is None else [int(axis) % rank for axis in axes]
+    widths = [(0, 0)] * rank
+    for index, axis in enumerate(where):
+        widths[axis] = (pads[index], pads[index + len(where)])
+    return widths
+
+
+def _reached(mode: str, p: tirx.Expr, size: int) -> tirx.Expr:
+    """Return which of `size` elements a place beyond them shows."""
+    from tvm import tirx
+
+    if mode == "edge" or (mode == "reflect" and size == 1):
+        return tirx.max(tirx.min(p, size - 1), 0)
+    if mode == "wrap":
+        return tirx.floormod(p, size)
+    if mode == "reflect":
+        turn = tirx.floormod(p, 2 * size - 2)
+        return tirx.min(turn, 2 * size - 2 - turn)
+    return p
+
+
+def _tile(emitter: Emitter, node: ir.Node) -> Expr:
+    x, repeats = emitter.operand(node, 0), emitter.array(node, 1).tolist()
+    sizes = shape_of(x)
+    shape = [n * int(r) for n, r in zip(sizes, repeats, strict=True)]
+    return moved(emitter, "tile", x, shape, lambda *at: [i % n for i, n in zip(at, sizes, strict=True)])
+
+
+def _trilu(emitter: Emitter, node: ir.Node) -> Expr:
+    from tvm import te, tirx
+
+    x, k = emitter.operand(node, 0), emitter.maybe_array(node, 1)
+    shift, upper = 0 if k is None else int(k.reshape(())), bool(int_attribute(node, "upper", 1))
+
+    def element(t: te.Tensor, *at: tirx.Expr) -> tirx.Expr:
+        row, column = at[-2], at[-1]
+        keeps = column >= row + shift if upper else column <= row + shift
+        return tirx.if_then_else(keeps, t(*at), tirx.const(0, t.dtype))
+
+    return emitter.compute(
+        "trilu", lambda t: te.compute(t.shape, lambda *at: element(t, *at), name="trilu"), x
     )
 
 
-def _argmax(emitter: Emitter, node: ir.Node) -> Expr:
+def _depth_to_space(emitter: Emitter, node: ir.Node) -> Last:
+    """With the channels last: block rows, block columns and channels are parts of the last axis."""
     from tvm import relax
 
-    if int_attribute(node, "select_last_index", 0):
-        raise refuse(node, "select_last_index")
-    x = emitter.operand(node, 0)
-    if dtype_of(x) == "float16":
-        x = emitter.emit(relax.op.astype(x, "float32"))
-    return relax.op.argmax(x, int_attribute(node, "axis", 0), bool(int_attribute(node, "keepdims", 1)))
+    x, b = emitter.image(node, 0), int_attribute(node, "blocksize", 1)
+    n, h, w, c = shape_of(x)
+    dcr = string_attribute(node, "mode", "DCR") == "DCR"
+    split = (n, h, w, b, b, c // b**2) if dcr else (n, h, w, c // b**2, b, b)
+    order = (0, 1, 3, 2, 4, 5) if dcr else (0, 1, 4, 2, 5, 3)
+    turned = emitter.emit(relax.op.permute_dims(emitter.emit(relax.op.reshape(x, split)), order))
+    return Last(relax.op.reshape(turned, (n, h * b, w * b, c // b**2)))
+
+
+def _space_to_depth(emitter: Emitter, node: ir.Node) -> Last:
+    from tvm import relax
+
+    x, b = emitter.image(node, 0), int_attribute(node, "blocksize", 1)
+    n, h, w, c = shape_of(x)
+    split = emitter.emit(relax.op.reshape(x, (n, h // b, b, w // b, b, c)))
+    turned = emitter.emit(relax.op.permute_dims(split, (0, 1, 3, 2, 4, 5)))
+    return Last(relax.op.reshape(turned, (n, h // b, w // b, c * b * b)))
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _to_known_shape),
-    "Shape": _shape, "Transpose": _transpose, "Concat": _concat, "Split": _split, "Slice": _slice,
-    "Pad": _pad, "Gather": _gather, "DepthToSpace": _depth_to_space, "Resize": _resize, "ArgMax": _argmax,
+    "Shape": _shape, "Size": _size, "Transpose": _transpose, "Concat": _concat, "Split": _split,
+    "Slice": _slice, "Pad": _pad, "Tile": _tile, "Trilu": _trilu,
+    "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
 }  # fmt: skip

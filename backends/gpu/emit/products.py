@@ -7,51 +7,74 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from ....compiler.ir.walk import int_attribute, ints_attribute
+from ....compiler.ir.walk import attribute, int_attribute, ints_attribute
 from ....compiler.ir.windows import pads_of
 from ....compiler.ops.common import float_attribute
+from ....compiler.ops.constants import constant_expression
 from .walk import Array, Emitter, Last, Rule, dtype_of, refuse, shape_of
 
 if TYPE_CHECKING:
+    from tvm import te, tirx
+
     from .walk import Expr
 
 # Spatial axes -> layout of data and weights.
-_LAYOUTS = {1: ("NWC", "OWI"), 2: ("NHWC", "OHWI")}
+_LAYOUTS = {1: ("NWC", "OWI"), 2: ("NHWC", "OHWI"), 3: ("NDHWC", "ODHWI")}
 
 
-def convolve(emitter: Emitter, node: ir.Node, x: Expr, w: Array, pads: tuple[int, ...], kind: str) -> Expr:
+def convolve(
+    emitter: Emitter, node: ir.Node, x: Expr, w: Array | Expr, pads: tuple[int, ...], kind: str
+) -> Expr:
     """Emit the sums of a Conv node in the type `kind`.
 
     Args:
         emitter: takes the operators.
         node: gives strides, dilations and groups.
         x: data, [N, ..., C], padded by `pads`.
-        w: weights as ONNX has them, [M, C / group, ...].
+        w: weights as ONNX has them, [M, C / group, ...], known now or computed.
         pads: of all spatial axes at the beginning, then at the end.
         kind: of the sums, wide enough for them.
     """
+    rank = len(shape_of(x)) - 2
+    ones = (1,) * rank
+    steps = ints_attribute(node, "strides", ones), ints_attribute(node, "dilations", ones)
+    return _sums(emitter, node, x, w, pads, steps, kind)
+
+
+def _sums(
+    emitter: Emitter, node: ir.Node, x: Expr, w: Array | Expr, pads: tuple[int, ...],
+    steps: tuple[tuple[int, ...], tuple[int, ...]], kind: str,
+) -> Expr:  # fmt: skip
+    """`convolve` with (strides, dilations) given."""
     from tvm import relax
 
-    rank = w.ndim - 2
+    rank = len(shape_of(x)) - 2
     if rank not in _LAYOUTS:
-        raise refuse(node, f"{rank} spatial axes; 1 and 2 are taken")
+        raise refuse(node, f"{rank} spatial axes; 1, 2 and 3 are taken")
     data, weights = _LAYOUTS[rank]
-    op = relax.op.nn.conv1d if rank == 1 else relax.op.nn.conv2d
+    if isinstance(w, np.ndarray):
+        turned = emitter.constant(np.moveaxis(w, 1, -1))
+    else:
+        turned = emitter.emit(relax.op.permute_dims(w, (0, *range(2, rank + 2), 1)))
+    op = getattr(relax.op.nn, f"conv{rank}d")
     return emitter.emit(
         op(
-            x, emitter.constant(np.moveaxis(w, 1, -1)), padding=list(pads),
-            strides=list(ints_attribute(node, "strides", (1,) * rank)),
-            dilation=list(ints_attribute(node, "dilations", (1,) * rank)),
+            x, turned, padding=list(pads), strides=list(steps[0]), dilation=list(steps[1]),
             groups=int_attribute(node, "group", 1), data_layout=data, kernel_layout=weights, out_dtype=kind,
         )
     )  # fmt: skip
 
 
-def pads_for(node: ir.Node, x: Expr, w: Array) -> tuple[int, ...]:
+def pads_for(node: ir.Node, x: Expr, kernel: tuple[int, ...]) -> tuple[int, ...]:
     """Return the pads of a Conv node on data with its channels last, `auto_pad` resolved."""
-    ones = (1,) * (w.ndim - 2)
+    ones = (1,) * len(kernel)
     strides, dilations = ints_attribute(node, "strides", ones), ints_attribute(node, "dilations", ones)
-    return pads_of(node, w.shape[2:], strides, dilations, shape_of(x)[1:-1])
+    return pads_of(node, kernel, strides, dilations, shape_of(x)[1:-1])
+
+
+def sum_kind(kind: str) -> str:
+    """Return in what products of a type are summed."""
+    return "float32" if kind in ("float16", "bfloat16") else kind
 
 
 def _rounded(emitter: Emitter, total: Expr, kind: str) -> Expr:
@@ -60,22 +83,116 @@ def _rounded(emitter: Emitter, total: Expr, kind: str) -> Expr:
     return total if dtype_of(total) == kind else emitter.emit(relax.op.astype(total, kind))
 
 
-def _conv(emitter: Emitter, node: ir.Node) -> Last:
+def _weights(emitter: Emitter, node: ir.Node) -> tuple[Array | Expr, tuple[int, ...]]:
+    """Return the weights, known now or computed, and their shape."""
+    array = constant_expression(node.inputs[1])
+    if array is not None:
+        return array, array.shape
+    expr = emitter.operand(node, 1)
+    return expr, shape_of(expr)
+
+
+def _biased(emitter: Emitter, node: ir.Node, total: Expr) -> Expr:
+    """Add input 2 along the last axis, where it is there."""
     from tvm import relax
 
-    x, w = emitter.image(node, 0), emitter.array(node, 1)
-    total = convolve(emitter, node, x, w, pads_for(node, x, w), "float32")
-    bias = emitter.maybe_array(node, 2)
-    if bias is not None:
-        total = emitter.emit(relax.op.add(total, emitter.constant(bias.astype(np.float32))))
-    return Last(_rounded(emitter, total, dtype_of(x)))
+    bias = emitter.optional(node, 2)
+    if bias is None:
+        return total
+    return emitter.emit(relax.op.add(total, _rounded(emitter, bias, dtype_of(total))))
+
+
+def _conv(emitter: Emitter, node: ir.Node) -> Last:
+    x = emitter.image(node, 0)
+    w, shape = _weights(emitter, node)
+    total = convolve(emitter, node, x, w, pads_for(node, x, shape[2:]), sum_kind(dtype_of(x)))
+    return Last(_rounded(emitter, _biased(emitter, node, total), dtype_of(x)))
+
+
+def convolve_transposed(emitter: Emitter, node: ir.Node, x: Expr, w: Array, kind: str, fill: int = 0) -> Expr:
+    """Emit the sums of a ConvTranspose node in the type `kind`.
+
+    The data is spread by the strides, `fill` between and around it, and convolved with the kernel turned
+    round: a stride of s multiplies by s^2 - 1 fills for each datum.
+
+    Args:
+        emitter: takes the operators.
+        node: gives strides, dilations, groups and the size of the result.
+        x: data, [N, ..., C].
+        w: weights as ONNX has them, [C, M / group, ...].
+        kind: of the sums.
+        fill: what counts as nothing.
+    """
+    rank, group = w.ndim - 2, int_attribute(node, "group", 1)
+    strides = ints_attribute(node, "strides", (1,) * rank)
+    dilations = ints_attribute(node, "dilations", (1,) * rank)
+    begin, out = _transposed_window(node, shape_of(x)[1:-1], w.shape[2:], strides, dilations)
+    reach = [d * (k - 1) for d, k in zip(dilations, w.shape[2:], strict=True)]
+    size = [o + r for o, r in zip(out, reach, strict=True)]
+    spread = _spread(emitter, x, [r - b for r, b in zip(reach, begin, strict=True)], strides, size, fill)
+    split = w.reshape(group, w.shape[0] // group, *w.shape[1:])  # [group, C / group, M / group, ...]
+    turned = np.flip(split.swapaxes(1, 2).reshape(-1, split.shape[1], *w.shape[2:]), range(2, w.ndim))
+    return _sums(emitter, node, spread, turned, (0,) * (2 * rank), ((1,) * rank, dilations), kind)
+
+
+def _transposed_window(
+    node: ir.Node,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return how much is cropped at the beginning of every spatial axis, and the result's sizes."""
+    rank, mode = len(size), attribute(node, "auto_pad", "NOTSET")
+    extra, shape = ints_attribute(node, "output_padding", (0,) * rank), ints_attribute(node, "output_shape")
+    full = [
+        (n - 1) * s + d * (k - 1) + 1 + e
+        for n, s, d, k, e in zip(size, strides, dilations, kernel, extra, strict=True)
+    ]
+    if shape or mode in ("SAME_UPPER", "SAME_LOWER"):
+        out = shape[-rank:] if shape else tuple(n * s for n, s in zip(size, strides, strict=True))
+        total = [max(f - o, 0) for f, o in zip(full, out, strict=True)]
+        return tuple(t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in total), tuple(out)
+    pads = ints_attribute(node, "pads") if mode == "NOTSET" else ()
+    pads = pads or (0,) * (2 * rank)
+    return pads[:rank], tuple(f - pads[i] - pads[rank + i] for i, f in enumerate(full))
+
+
+def _spread(
+    emitter: Emitter, x: Expr, begin: list[int], strides: tuple[int, ...], size: list[int], fill: int
+) -> Expr:
+    """Emit [N, *size, C] with the data at `begin + stride * index` and `fill` elsewhere."""
+    from tvm import te, tirx
+
+    sizes = shape_of(x)
+
+    def spread(t: te.Tensor) -> te.Tensor:
+        def element(*at: tirx.Expr) -> tirx.Expr:
+            places = [i - b for i, b in zip(at[1:-1], begin, strict=True)]
+            cells = [tirx.floordiv(p, s) for p, s in zip(places, strides, strict=True)]
+            hits = [
+                tirx.all(p >= 0, tirx.floormod(p, s) == 0, cell < n)
+                for p, s, cell, n in zip(places, strides, cells, sizes[1:-1], strict=True)
+            ]
+            return tirx.if_then_else(tirx.all(*hits), t(at[0], *cells, at[-1]), tirx.const(fill, t.dtype))
+
+        return te.compute((sizes[0], *size, sizes[-1]), element, name="spread")
+
+    return emitter.compute("spread", spread, x)
+
+
+def _conv_transpose(emitter: Emitter, node: ir.Node) -> Last:
+    x = emitter.image(node, 0)
+    total = convolve_transposed(emitter, node, x, emitter.array(node, 1), sum_kind(dtype_of(x)))
+    return Last(_rounded(emitter, _biased(emitter, node, total), dtype_of(x)))
 
 
 def _matmul(emitter: Emitter, node: ir.Node) -> Expr:
     from tvm import relax
 
     a, b = emitter.operand(node, 0), emitter.operand(node, 1)
-    return _rounded(emitter, emitter.emit(relax.op.matmul(a, b, out_dtype="float32")), dtype_of(a))
+    kind = dtype_of(a)
+    return _rounded(emitter, emitter.emit(relax.op.matmul(a, b, out_dtype=sum_kind(kind))), kind)
 
 
 def _gemm(emitter: Emitter, node: ir.Node) -> Expr:
@@ -86,11 +203,12 @@ def _gemm(emitter: Emitter, node: ir.Node) -> Expr:
         if int_attribute(node, flag, 0):
             turned = emitter.emit(relax.op.permute_dims(a if flag == "transA" else b, (1, 0)))
             a, b = (turned, b) if flag == "transA" else (a, turned)
-    total = emitter.emit(relax.op.matmul(a, b, out_dtype="float32"))
+    wide = sum_kind(dtype_of(a))
+    total = emitter.emit(relax.op.matmul(a, b, out_dtype=wide))
     total = _scaled(emitter, total, float_attribute(node, "alpha", 1.0))
     bias = emitter.optional(node, 2)
     if bias is not None:
-        bias = _scaled(emitter, _rounded(emitter, bias, "float32"), float_attribute(node, "beta", 1.0))
+        bias = _scaled(emitter, _rounded(emitter, bias, wide), float_attribute(node, "beta", 1.0))
         total = emitter.emit(relax.op.add(total, bias))
     return _rounded(emitter, total, dtype_of(a))
 
@@ -100,7 +218,9 @@ def _scaled(emitter: Emitter, x: Expr, factor: float) -> Expr:
 
     if factor == 1.0:
         return x
-    return emitter.emit(relax.op.multiply(x, emitter.constant(np.float32(factor))))
+    return emitter.emit(relax.op.multiply(x, emitter.constant(np.asarray(factor, dtype_of(x)))))
 
 
-RULES: dict[str, Rule] = {"Conv": _conv, "MatMul": _matmul, "Gemm": _gemm}
+RULES: dict[str, Rule] = {
+    "Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _gemm,
+}  # fmt: skip

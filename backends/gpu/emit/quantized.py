@@ -18,7 +18,7 @@ from ...reference.base import REFERENCE_DOMAIN
 from ...reference.integer import bias_steps
 from ...reference.linear_quant import RANGES
 from .products import convolve, pads_for
-from .walk import Array, Emitter, Last, Rule, dtype_of, refuse, shape_of
+from .walk import Array, Emitter, Last, Rule, axis_in_memory, dtype_of, placed, refuse, shape_of
 
 if TYPE_CHECKING:
     from tvm import te, tirx
@@ -122,7 +122,7 @@ def _conv(emitter: Emitter, node: ir.Node) -> Last:
     from tvm import topi
 
     (x, zero), w = _signed(emitter, node, emitter.image(node, 0)), _weights(emitter, node)
-    pads = pads_for(node, x, w)
+    pads = pads_for(node, x, w.shape[2:])
     if any(pads):
         half = len(pads) // 2
         before, after = [0, *pads[:half], 0], [0, *pads[half:], 0]
@@ -161,26 +161,12 @@ def _parameters(emitter: Emitter, node: ir.Node, rank: int) -> tuple[Array, Arra
     return scale.reshape(-1).astype(np.float32), flat, int_attribute(node, "axis", 1) % max(rank, 1)
 
 
-def _source(emitter: Emitter, node: ir.Node) -> tuple[Expr, bool]:
-    """Return what a Q or DQ node reads, and whether its channels lie last."""
-    value = node.inputs[0]
-    is_last = value in emitter.last and value not in emitter.first
-    return (emitter.image(node, 0) if is_last else emitter.operand(node, 0)), is_last
-
-
-def _moved(axis: int, rank: int, is_last: bool) -> int:
-    """Return where an axis lies in memory."""
-    if not is_last or axis == 0:
-        return axis
-    return rank - 1 if axis == 1 else axis - 1
-
-
 def _dequantize(emitter: Emitter, node: ir.Node) -> Expr | Last:
     from tvm import te
 
-    x, is_last = _source(emitter, node)
+    x, is_last = emitter.source(node)
     scale, zero, axis = _parameters(emitter, node, len(shape_of(x)))
-    axis = _moved(axis, len(shape_of(x)), is_last)
+    axis = axis_in_memory(axis, max(len(shape_of(x)), 1), is_last)
     to = node.outputs[0].dtype or ir.DataType.FLOAT
 
     def formula(t: te.Tensor, s: te.Tensor, z: te.Tensor) -> te.Tensor:
@@ -192,15 +178,15 @@ def _dequantize(emitter: Emitter, node: ir.Node) -> Expr | Last:
         return te.compute(t.shape, element, name="dequantize")
 
     result = emitter.compute("dequantize", formula, x, emitter.constant(scale), emitter.constant(zero))
-    return Last(result) if is_last else result
+    return placed(result, is_last)
 
 
 def _quantize(emitter: Emitter, node: ir.Node) -> Expr | Last:
     from tvm import te, tirx
 
-    x, is_last = _source(emitter, node)
+    x, is_last = emitter.source(node)
     scale, zero, axis = _parameters(emitter, node, len(shape_of(x)))
-    axis = _moved(axis, len(shape_of(x)), is_last)
+    axis = axis_in_memory(axis, max(len(shape_of(x)), 1), is_last)
     kind = (node.outputs[0].dtype or ir.DataType.UINT8).numpy().name
     if kind not in RANGES or "int4" in kind or "int2" in kind:
         raise refuse(node, f"a result of type {kind}")
@@ -220,7 +206,7 @@ def _quantize(emitter: Emitter, node: ir.Node) -> Expr | Last:
         return te.compute(t.shape, element, name="quantize")
 
     result = emitter.compute("quantize", formula, x, emitter.constant(scale), emitter.constant(zero))
-    return Last(result) if is_last else result
+    return placed(result, is_last)
 
 
 RULES: dict[tuple[str, str], Rule] = {

@@ -1,4 +1,4 @@
-"""Pooling, reductions, softmax and normalizations; sums of few bits are accumulated in float32."""
+"""Reductions and softmax; sums of few bits are accumulated in float32."""
 
 from __future__ import annotations
 
@@ -9,57 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ....compiler.ir.walk import int_attribute, ints_attribute
-from ....compiler.ir.windows import pads_of
-from ....compiler.ops.common import float_attribute
+from ....compiler.ops.common import string_attribute
 from .elementwise import wide
-from .walk import Emitter, Last, Rule, refuse, shape_of
+from .walk import Emitter, Last, Rule, axis_in_memory, placed, refuse, shape_of
 
 if TYPE_CHECKING:
     from .walk import Expr
-
-
-def _pool(node: ir.Node, x: Expr) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Return kernel, strides, pads and dilations of a pooling node with 1 or 2 spatial axes."""
-    kernel = ints_attribute(node, "kernel_shape")
-    ones = (1,) * len(kernel)
-    strides, dilations = ints_attribute(node, "strides", ones), ints_attribute(node, "dilations", ones)
-    if len(kernel) not in (1, 2) or int_attribute(node, "ceil_mode", 0) or len(node.outputs) > 1:
-        raise refuse(node, "1 or 2 spatial axes, ceil_mode 0 and one output are taken")
-    pads = pads_of(node, kernel, strides, dilations, shape_of(x)[1:-1])
-    return list(kernel), list(strides), list(pads), list(dilations)
-
-
-def _max_pool(emitter: Emitter, node: ir.Node) -> Last:
-    from tvm import relax
-
-    x = emitter.image(node, 0)
-    kernel, strides, pads, dilations = _pool(node, x)
-    op = relax.op.nn.max_pool1d if len(kernel) == 1 else relax.op.nn.max_pool2d
-    layout = "NWC" if len(kernel) == 1 else "NHWC"
-    return Last(op(x, kernel, strides=strides, padding=pads, dilation=dilations, layout=layout))
-
-
-def _average_pool(emitter: Emitter, node: ir.Node) -> Last:
-    from tvm import relax
-
-    image = emitter.image(node, 0)
-    kernel, strides, pads, dilations = _pool(node, image)
-    op = relax.op.nn.avg_pool1d if len(kernel) == 1 else relax.op.nn.avg_pool2d
-    layout = "NWC" if len(kernel) == 1 else "NHWC"
-    counts = bool(int_attribute(node, "count_include_pad", 0))
-
-    def compute(emitter: Emitter, x: Expr) -> Expr:
-        return op(
-            x,
-            kernel,
-            strides=strides,
-            padding=pads,
-            dilation=dilations,
-            layout=layout,
-            count_include_pad=counts,
-        )
-
-    return Last(wide(compute)(emitter, image))
 
 
 def _global(name: str) -> Rule:
@@ -73,77 +28,91 @@ def _global(name: str) -> Rule:
     return rule
 
 
+def _axes(emitter: Emitter, node: ir.Node, rank: int) -> list[int]:
+    """Return the axes that are reduced, none where the node leaves its input alone."""
+    given = emitter.maybe_array(node, 1)
+    if given is None and "axes" in node.attributes:
+        given = np.array(ints_attribute(node, "axes"))
+    if (given is None or not given.size) and int_attribute(node, "noop_with_empty_axes", 0):
+        return []
+    return [int(axis) % rank for axis in given] if given is not None and given.size else list(range(rank))
+
+
 def _reduce(name: str, before: str = "", after: str = "") -> Rule:
     """Return the rule of a reduction, with an elementwise operator in front of it or behind it."""
 
-    def rule(emitter: Emitter, node: ir.Node) -> Expr:
+    def rule(emitter: Emitter, node: ir.Node) -> Expr | Last:
         from tvm import relax
 
-        source = emitter.operand(node, 0)
-        rank, given = len(shape_of(source)), emitter.maybe_array(node, 1)
-        if given is None and int_attribute(node, "noop_with_empty_axes", 0):
-            return source
-        axes = [int(axis) % rank for axis in given] if given is not None and given.size else list(range(rank))
-        keep = bool(int_attribute(node, "keepdims", 1))
+        source, is_last = emitter.source(node)
+        rank, keep = len(shape_of(source)), bool(int_attribute(node, "keepdims", 1))
+        if is_last and not keep:
+            source, is_last = emitter.operand(node, 0), False
+        axes = [axis_in_memory(axis, max(rank, 1), is_last) for axis in _axes(emitter, node, rank)]
 
         def compute(emitter: Emitter, x: Expr) -> Expr:
             x = emitter.emit(getattr(relax.op, before)(x)) if before else x
-            x = emitter.emit(getattr(relax.op, name)(x, axis=axes, keepdims=keep))
+            x = emitter.emit(getattr(relax.op, name)(x, axis=axes, keepdims=keep)) if axes else x
             return getattr(relax.op, after)(x) if after else x
 
-        return wide(compute)(emitter, emitter.operand(node, 0))
+        return placed(wide(compute)(emitter, source), is_last)
 
     return rule
+
+
+def _log_sum_exp(emitter: Emitter, node: ir.Node) -> Expr:
+    """`m + log(sum(exp(x - m)))` with the largest element m, so that no exponential overflows."""
+    from tvm import relax
+
+    source = emitter.operand(node, 0)
+    axes = _axes(emitter, node, len(shape_of(source)))
+    keep = bool(int_attribute(node, "keepdims", 1))
+    if not axes:
+        raise refuse(node, "no axes")
+
+    def compute(emitter: Emitter, x: Expr) -> Expr:
+        most = emitter.emit(relax.op.max(x, axis=axes, keepdims=True))
+        powers = emitter.emit(relax.op.exp(emitter.emit(relax.op.subtract(x, most))))
+        total = emitter.emit(relax.op.log(emitter.emit(relax.op.sum(powers, axis=axes, keepdims=True))))
+        result = emitter.emit(relax.op.add(total, most))
+        return result if keep else emitter.emit(relax.op.squeeze(result, axes))
+
+    return wide(compute)(emitter, source)
 
 
 def _softmax(name: str) -> Rule:
-    def rule(emitter: Emitter, node: ir.Node) -> Expr:
+    def rule(emitter: Emitter, node: ir.Node) -> Expr | Last:
         from tvm import relax
 
-        axis = int_attribute(node, "axis", -1)
+        x, is_last = emitter.source(node)
+        axis = axis_in_memory(int_attribute(node, "axis", -1), len(shape_of(x)), is_last)
         op: Callable[..., Expr] = getattr(relax.op.nn, name)
-        return wide(lambda emitter, x: op(x, axis=axis))(emitter, emitter.operand(node, 0))
+        return placed(wide(lambda emitter, x: op(x, axis=axis))(emitter, x), is_last)
 
     return rule
 
 
-def _layer_norm(emitter: Emitter, node: ir.Node) -> Expr:
-    from tvm import relax
+def _einsum(emitter: Emitter, node: ir.Node) -> Expr:
+    from tvm import relax, topi
 
-    if len(node.outputs) > 1:
-        raise refuse(node, "mean and deviation as outputs")
-    x, scale, bias = emitter.operand(node, 0), emitter.array(node, 1), emitter.maybe_array(node, 2)
-    rank = len(shape_of(x))
-    first = int_attribute(node, "axis", -1) % rank
-    shift = np.zeros_like(scale) if bias is None else bias
-    gamma, beta = (emitter.constant(a.astype(np.float32)) for a in (scale, shift))
-    epsilon = float_attribute(node, "epsilon", 1e-5)
-    return wide(lambda emitter, x: relax.op.nn.layer_norm(x, gamma, beta, list(range(first, rank)), epsilon))(
-        emitter, x
-    )
-
-
-def _batch_norm(emitter: Emitter, node: ir.Node) -> Expr | Last:
-    """`x * a + b` with a = scale / sqrt(var + epsilon), b = bias - mean * a, both of float64 rounded once."""
-    from tvm import relax
-
-    if int_attribute(node, "training_mode", 0) or len(node.outputs) > 1:
-        raise refuse(node, "training mode")
-    scale, bias, mean, var = (emitter.array(node, index).astype(np.float64) for index in (1, 2, 3, 4))
-    factor = scale / np.sqrt(var + float_attribute(node, "epsilon", 1e-5))
-    a, b = (emitter.constant(v.astype(np.float32)) for v in (factor, bias - mean * factor))
-    scaled = wide(lambda emitter, x: relax.op.add(emitter.emit(relax.op.multiply(x, a)), b))
-    if len(shape_of(emitter.operand(node, 0))) == 2:
-        return scaled(emitter, emitter.operand(node, 0))
-    return Last(scaled(emitter, emitter.image(node, 0)))
+    equation = string_attribute(node, "equation", "").replace(" ", "")
+    if "." in equation:
+        raise refuse(node, f"equation {equation!r} with an ellipsis")
+    operands = [emitter.operand(node, index) for index in range(len(node.inputs))]
+    kind = node.outputs[0].dtype
+    narrow = kind in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    if narrow:
+        operands = [emitter.emit(relax.op.astype(operand, "float32")) for operand in operands]
+    total = emitter.compute("einsum", lambda *t: topi.einsum(equation, *t), *operands)
+    return relax.op.astype(total, kind.numpy().name) if narrow and kind is not None else total
 
 
 RULES: dict[str, Rule] = {
-    "MaxPool": _max_pool, "AveragePool": _average_pool,
     "GlobalAveragePool": _global("mean"), "GlobalMaxPool": _global("max"),
     "ReduceMean": _reduce("mean"), "ReduceSum": _reduce("sum"), "ReduceMax": _reduce("max"),
     "ReduceMin": _reduce("min"), "ReduceSumSquare": _reduce("sum", before="square"),
+    "ReduceProd": _reduce("prod"), "ReduceLogSum": _reduce("sum", after="log"),
+    "ReduceLogSumExp": _log_sum_exp,
     "ReduceL1": _reduce("sum", before="abs"), "ReduceL2": _reduce("sum", before="square", after="sqrt"),
-    "Softmax": _softmax("softmax"), "LogSoftmax": _softmax("log_softmax"),
-    "LayerNormalization": _layer_norm, "BatchNormalization": _batch_norm,
+    "Softmax": _softmax("softmax"), "LogSoftmax": _softmax("log_softmax"), "Einsum": _einsum,
 }  # fmt: skip

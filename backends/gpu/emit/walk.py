@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Expr: TypeAlias = relax.Expr
 
 Array: TypeAlias = npt.NDArray[np.number]
+_Item = TypeVar("_Item")
 
 
 def refuse(node: ir.Node, why: str) -> UnsupportedOp:
@@ -104,6 +105,12 @@ class Emitter:
             self.last[value] = self.emit(relax.op.permute_dims(x, (0, *range(2, rank), 1)))
         return self.last[value]
 
+    def source(self, node: ir.Node, index: int = 0) -> tuple[Expr, bool]:
+        """Return an input as it lies in memory, and whether its channels lie last."""
+        value = node.inputs[index]
+        is_last = value in self.last and value not in self.first
+        return (self.image(node, index) if is_last else self.operand(node, index)), is_last
+
     def alike(self, node: ir.Node) -> tuple[list[Expr], bool]:
         """Return all inputs in one layout, and whether it has the channels last.
 
@@ -131,10 +138,11 @@ class Emitter:
         return self.constant(array if array.size == 1 else channels_last(array, rank))
 
     def constant(self, array: npt.ArrayLike) -> Expr:
-        """Return an array as an expression."""
+        """Return an array as an expression of its own type."""
         from tvm import relax
 
-        return relax.const(np.ascontiguousarray(array))
+        whole = np.array(array, order="C")  # np.ascontiguousarray gives a number an axis
+        return relax.const(whole, whole.dtype.name)  # without a type 64 bits become 32
 
     def array(self, node: ir.Node, index: int) -> Array:
         """Return an input that must be constant."""
@@ -154,6 +162,21 @@ def channels_last(array: Array, rank: int) -> Array:
     """Return a constant that broadcasts over [N, C, ...] turned to broadcast over [N, ..., C]."""
     full = array.reshape((1,) * (rank - array.ndim) + array.shape)
     return np.moveaxis(full, 1, -1)
+
+
+def in_memory(sizes: Sequence[_Item], is_last: bool) -> tuple[_Item, ...]:
+    """Return what there is for every axis in the order in which the axes lie in memory."""
+    return (sizes[0], *sizes[2:], sizes[1]) if is_last else tuple(sizes)
+
+
+def axis_in_memory(axis: int, rank: int, is_last: bool) -> int:
+    """Return where an axis of the ONNX value lies in memory."""
+    return in_memory(range(rank), is_last).index(axis % rank)
+
+
+def placed(expr: Expr, is_last: bool) -> Expr | Last:
+    """Return a result marked as having its channels last, or as it is."""
+    return Last(expr) if is_last else expr
 
 
 def shape_of(expr: Expr) -> tuple[int, ...]:

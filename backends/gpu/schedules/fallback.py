@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .base import Chip, Entry, target_of
 
 if TYPE_CHECKING:
+    import tvm
     from tvm import tirx
 
 
@@ -21,9 +22,34 @@ def _dlight(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
         dlight.gpu.GeneralReduction(),
         dlight.gpu.Fallback(),
     ]
-    module = tvm.IRModule({"main": function})
-    with target_of(chip.arch):
-        return dlight.ApplyDefaultSchedule(*rules)(module)["main"]
+    named = function.with_attr("global_symbol", "main")
+    for rule in rules:
+        with target_of(chip.arch):
+            found = _tried(rule, tvm.IRModule({"main": named}))  # the pass edits the module it is given
+        if found is not None:
+            return found
+    return None
+
+
+def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
+    """Return what a rule makes of a function; None where it is not for it.
+
+    The rules assert what they expect, and some map loops to threads in ways that the lowering then refuses.
+    """
+    import tvm
+    from tvm import tirx
+    from tvm.s_tir import ScheduleError, dlight
+
+    try:
+        mapped = dlight.ApplyDefaultSchedule(rule)(module)
+        if "tirx.is_scheduled" not in (mapped["main"].attrs or {}):
+            return None
+        if not isinstance(rule, dlight.gpu.Fallback):
+            bound = tirx.transform.BindTarget(tvm.target.Target.current())(mapped)
+            tirx.get_default_tir_pipeline(tvm.target.Target.current())[0](bound)
+    except (AssertionError, ScheduleError, ValueError):
+        return None
+    return mapped["main"]
 
 
 ENTRIES = (Entry("dlight", lambda function, chip: True, _dlight),)
