@@ -58,12 +58,14 @@ class Numerics(_Section):
             16 means that it saturates (x86 `vpmaddubsw`), so that weights must keep to 7 bits to be exact.
         rounding: of requantization.
         overflow: at the ends of a type.
+        halves: half floats that kernels read and write, beside float32.
     """
 
     accumulator_bits: int = pydantic.Field(default=32, ge=8, le=64)
     pair_sum_bits: Literal[16, 32] = 32
     rounding: Literal["half-even", "half-up", "truncate"] = "half-even"
     overflow: Literal["saturate", "wrap"] = "saturate"
+    halves: tuple[Literal["float16", "bfloat16"], ...] = ()
 
     @property
     def exact_weight_bits(self) -> int:

@@ -169,6 +169,7 @@ def resolved_pipeline(recipe: Recipe) -> str:
     Raises:
         PipelineError: unknown precision, pass or option.
     """
+    from ...targets import load_target
     from .. import pipeline
     from ..driver.precision import default_pipeline, parse_precision
     from ..driver.pruning import shrinking_text
@@ -177,7 +178,9 @@ def resolved_pipeline(recipe: Recipe) -> str:
     text = recipe.pipeline
     shrinking = shrinking_text(recipe, has_calibration=recipe.calibration is not None)
     if text is None:
-        text = default_pipeline(parse_precision(recipe.precision), recipe.opt_level, shrinking)
+        halves = load_target(recipe.target).numerics.halves
+        precision = parse_precision(recipe.precision, halves)
+        text = default_pipeline(precision, recipe.opt_level, shrinking)
     return pipeline.print_pipeline(pipeline.parse_pipeline(text, PASSES, MACROS))
 
 

@@ -17,7 +17,7 @@ from ..pipeline import parse_pipeline, print_pipeline
 from ..recipe import Recipe
 from ..registry import BACKENDS, MACROS, PASSES
 from ..target import Target
-from .precision import Precision, default_pipeline, parse_precision
+from .precision import Precision, check_halves, default_pipeline, parse_precision
 from .pruning import shrinking_text
 
 Progress = Callable[[str, int, int], None]
@@ -77,13 +77,14 @@ def prepare(
     """
     from ...targets import load_target
 
-    precision = parse_precision(recipe.precision)
+    target = inputs.target if inputs.target is not None else load_target(recipe.target)
+    precision = parse_precision(recipe.precision, target.numerics.halves)
     given = recipe.calibration is not None or inputs.calibration is not None
     shrinking = shrinking_text(recipe, has_calibration=given)
     derived = default_pipeline(precision, recipe.opt_level, shrinking)
     text = recipe.pipeline if recipe.pipeline is not None else derived
     passes = parse_pipeline(text, table, MACROS)
-    target = inputs.target if inputs.target is not None else load_target(recipe.target)
+    check_halves(passes, target)
     backend = _backend(target)
     target = _with_options(target, backend, recipe)
     imported = import_model(_source(recipe, inputs), recipe.shapes)
