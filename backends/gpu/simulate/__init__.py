@@ -31,7 +31,8 @@ def simulate(
     Args:
         source: CUDA C++.
         kernel: its name.
-        grid, block: sizes, x first.
+        grid: blocks, x first.
+        block: threads of each.
         shared: bytes of dynamic shared memory.
         buffers: C-contiguous arrays, each in memory of its own between pages that cannot be touched.
         arch: the chip it stands for.

@@ -26,11 +26,12 @@ _COMMON = ("-std=c++17", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-fcf-pr
 # Wrapping integers and any cast between pointers, as on a device; a misaligned access or an index beyond a
 # local array ends in a trap.
 _KERNEL = (
-    "-O1", "-fwrapv", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error",
+    "-O1", "-fwrapv", "-fno-strict-aliasing",
+    "-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error",
 )  # fmt: skip
 _MESSAGES = {
     1: "accesses {text}",
-    2: "accesses an address that is not a multiple of the access's size, or beyond a local array",
+    2: "accesses an address that is not a multiple of the access's size, or beyond an array",
     3: "divides by zero",
     4: "is stuck: {text}",
     5: "fails: {text}",
@@ -89,8 +90,8 @@ def runtime() -> ctypes.CDLL:
 
 
 @functools.cache
-def _fused() -> tuple[str, ...]:
-    """Return the option for fused multiply-adds, where this machine has them."""
+def fused_options() -> tuple[str, ...]:
+    """Return the option for fused multiply-adds; empty where this machine has none."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -167,7 +168,11 @@ def library(source: str, arch: str = "sm_90", *, contract: bool = False) -> Libr
     host = host_source(source)
     prelude = f"#define __CUDA_ARCH__ {arch.removeprefix('sm_')}0\n" + '#include "sim.h"\n'
     text = prelude + ('#include "sim_ptx.h"\n' if "sim_reg" in host.text else "") + host.text
-    fused = ("-ffp-contract=fast", *_fused()) if contract else ("-ffp-contract=off",)
+    fused = (
+        ("-ffp-contract=fast", "-fexpensive-optimizations", *fused_options())
+        if contract
+        else ("-ffp-contract=off",)
+    )
     name = hashlib.sha256((text + str(fused)).encode()).hexdigest()[:16]
     runtime()
     path = _folder() / f"{name}.cpp"

@@ -16,7 +16,7 @@ from .errors import SimulationError
 Bytes = npt.NDArray[np.uint8]
 
 _STATIC_LIMIT = 49152
-# Most shared memory of a block, static and dynamic: CUDA C++ Programming Guide, table of compute capabilities.
+# Most shared memory of a block, static and dynamic: CUDA C++ Programming Guide, compute capabilities.
 _SHARED_LIMITS = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10}
 
 _CONTRACTED = b"// fused multiply-adds are permitted\n"
@@ -48,6 +48,7 @@ class SimulatedDevice:
     arch: str = "sm_90"
     orders: bool = True
     place: tuple[int, int] = (1, 0)  # kDLCPU
+    alignment: int = 16
     stream: int | None = None
     _memory: dict[int, int] = field(default_factory=dict)
     _lent: set[int] = field(default_factory=set)
@@ -118,13 +119,14 @@ class SimulatedDevice:
             self._once(step, backwards=False)
             return
         before = {start: place.copy() for start, place in places.items()}
-        self._once(step, backwards=True)
+        self._once(step, backwards=False)
         after = {start: place.copy() for start, place in places.items()}
         for start, place in places.items():
             place[:] = before[start]
-        self._once(step, backwards=False)
+        self._once(step, backwards=True)
         for start, place in places.items():
-            self._compare(step, start, place, after[start])
+            self._compare(step, start, after[start], place)
+            place[:] = after[start]
 
     def _allocation(self, address: int) -> int:
         for start, count in self._memory.items():
@@ -140,7 +142,7 @@ class SimulatedDevice:
         limit = _SHARED_LIMITS.get(self.arch, _STATIC_LIMIT)
         if static > _STATIC_LIMIT or static + step.shared > limit:
             raise SimulationError(
-                "simulation-shared", f"{name}: {static} static and {step.shared} dynamic bytes of shared memory",
+                "simulation-shared", f"{name}: {static} static, {step.shared} dynamic bytes of shared memory",
                 f"at most {_STATIC_LIMIT} and together {limit} on {self.arch}",
             )  # fmt: skip
 

@@ -73,7 +73,7 @@ def _block(inside: str, line: int) -> str:
         found = _OPERAND.match(operand)
         if found is None:
             raise _unknown(f"operand {operand.strip()}", line)
-        given = "0" if found[1].startswith("=") else f"sim_bits({found[2]})"
+        given = "sim_poison()" if found[1].startswith("=") else f"sim_bits({found[2]})"
         code.append(f"sim_reg o{index} = {given};")
         puts += [f"sim_put({found[2]}, o{index});"] if index < len(outputs) else []
     code += [_statement(text, line) for text in _statements(template)]
@@ -145,7 +145,7 @@ def _address(text: str) -> str:
     return f"{_value(base.strip())} + ({offset or 0})"
 
 
-# --- rules: parts of the opcode, operands, line -> C++, or None where the form is not known ------------------
+# --- rules: parts of the opcode, operands, line -> C++, or None where the form is not known --------------
 _Rule = Callable[[Sequence[str], Sequence[str], int], str | None]
 
 _WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}
@@ -234,16 +234,8 @@ def _product(parts: Sequence[str], operands: Sequence[str], line: int) -> str | 
         return None
     d, a, b, c = (_list(operand) for operand in operands)
     bits = 1 if "xor" in parts else 2 if "and" in parts else 0
-    fields = ", ".join(
-        [
-            size[1],
-            "8",
-            size[2],
-            *(_MINE[kind] for kind in kinds),
-            str(bits),
-            str("satfinite" in parts).lower(),
-        ]
-    )
+    saturated = str("satfinite" in parts).lower()
+    fields = ", ".join([size[1], "8", size[2], *(_MINE[kind] for kind in kinds), str(bits), saturated])
     arrays = " ".join(
         f"sim_reg m_{name}[] = {{{', '.join(values)}}};"
         for name, values in zip("dabc", (d, a, b, c), strict=True)
@@ -285,13 +277,14 @@ def _nothing(parts: Sequence[str], operands: Sequence[str], line: int) -> str:
 _RULES: dict[str, _Rule] = {
     "add": _typed("{1} + {2}", "{1} + {2}"), "sub": _typed("{1} - {2}", "{1} - {2}"),
     "mul": _typed("{1} * {2}", "{1} * {2}"), "mad": _typed("", "{1} * {2} + {3}"),
-    "fma": _typed("fmaf({1}, {2}, {3})", ""), "ex2": _typed("exp2f({1})", ""), "lg2": _typed("log2f({1})", ""),
-    "rcp": _typed("1.0f / {1}", ""), "sqrt": _typed("sqrtf({1})", ""), "rsqrt": _typed("1.0f / sqrtf({1})", ""),
+    "fma": _typed("fmaf({1}, {2}, {3})", ""), "ex2": _typed("exp2f({1})", ""),
+    "lg2": _typed("log2f({1})", ""), "rcp": _typed("1.0f / {1}", ""), "sqrt": _typed("sqrtf({1})", ""),
+    "rsqrt": _typed("1.0f / sqrtf({1})", ""),
     "tanh": _typed("tanhf({1})", ""), "max": _typed("fmaxf({1}, {2})", "max({1}, {2})"),
     "min": _typed("fminf({1}, {2})", "min({1}, {2})"),
     "and": _expression("{1} & {2}"), "or": _expression("{1} | {2}"), "xor": _expression("{1} ^ {2}"),
     "not": _typed("", "~{1}"), "shl": _typed("", "{2} > 31 ? 0 : {1} << {2}"),
-    "shr": _typed("", "{1} >> ({2} > 31 ? 31 : {2})"), "mov": _expression("{1}"),
+    "shr": _typed("", "int64_t({1}) >> ({2} > 32 ? 32 : {2})"), "mov": _expression("{1}"),
     "selp": _expression("{3} ? {1} : {2}"), "setp": _compare,
     "lop3": _expression("sim_lop3(unsigned({1}), unsigned({2}), unsigned({3}), unsigned({4}))"),
     "prmt": _expression("__byte_perm(unsigned({1}), unsigned({2}), unsigned({3}))"), "dp4a": _dot4,

@@ -52,5 +52,5 @@ def _array(found: re.Match[str], slot: int) -> str:
     if extern:
         return f"{kind} *{name} = ({kind} *)sim_dynamic();{lines}"
     kind, sizes = kind.replace("volatile", "").strip(), sizes.strip()
-    made = f'sim_shared({slot}, "{name}", sizeof({kind}{sizes}), {alignment})'
+    made = f'sim_shared({slot}, __PRETTY_FUNCTION__, "{name}", sizeof({kind}{sizes}), {alignment})'
     return f"{kind} (&{name}){sizes} = *({kind} (*){sizes}){made};{lines}"

@@ -66,6 +66,7 @@ class fragment {
   static const int rows = std::is_same<Use, matrix_b>::value ? Tile::rows / packed : Tile::rows;
   static const int columns = std::is_same<Use, matrix_b>::value ? Tile::columns : Tile::columns / packed;
   enum { num_elements = rows * columns / 32, num_storage_elements = num_elements };
+  static const bool repeated = std::is_same<T, __half>::value && !std::is_same<Use, accumulator>::value;
   static_assert(rows * columns % 32 == 0, "a tile that 32 lanes cannot share");
   element_type x[num_elements];
 };
@@ -90,14 +91,15 @@ static void sim_move(void **lanes, unsigned mask) {
   if (mask != ~0u) sim_fail("wmma: not all 32 lanes of the warp are here");
   using E = typename F::element_type;
   const SimMove<F> &first = *static_cast<SimMove<F> *>(lanes[0]);
-  int line = (first.by_column ? F::rows : F::columns) * int(sizeof(E));
-  int natural = line < 16 ? line : 16;
+  // PTX ISA, "Matrix Storage for WMMA": a row starts at a multiple of a lane's registers, which hold a
+  // float16 operand twice; strides of 16 bytes are enough (CUDA C++ Programming Guide, "Warp Matrix Functions").
+  const unsigned natural = F::repeated ? 32 : F::num_elements * sizeof(E), step = natural < 16 ? natural : 16;
   for (int lane = 1; lane < 32; ++lane) {
     const SimMove<F> &other = *static_cast<SimMove<F> *>(lanes[lane]);
     if (other.memory != first.memory || other.stride != first.stride) sim_fail("wmma: lanes give different pointers or strides");
   }
-  if (reinterpret_cast<uintptr_t>(first.memory) % natural || first.stride * sizeof(E) % natural)
-    sim_fail("wmma: a tile's pointer or stride is not a multiple of 16 bytes");
+  if (reinterpret_cast<uintptr_t>(first.memory) % natural || first.stride * sizeof(E) % step)
+    sim_fail("wmma: a tile's pointer or stride is not a multiple of what its fragment needs");
   for (int i = 0; i < F::rows; ++i)
     for (int j = 0; j < F::columns; ++j) {
       E *there = static_cast<E *>(first.memory) + (first.by_column ? j * first.stride + i : i * first.stride + j);

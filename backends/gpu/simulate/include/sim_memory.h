@@ -54,7 +54,7 @@ class Memory {
   } buffers[kBuffers];
   struct Slot {
     int id;
-    const char *name;
+    const char *function, *name;
     char *data;
     size_t bytes, alignment;
   } slots[kSlots];
@@ -96,13 +96,13 @@ class Memory {
     fill(dynamic_at, dynamic_bytes, poison);
     for (int i = 0; i < slot_count; ++i) fill(slots[i].data, slots[i].bytes, poison);
   }
-  void *shared(int id, const char *name, size_t bytes, size_t alignment, unsigned poison) {
+  void *shared(int id, const char *function, const char *name, size_t bytes, size_t alignment, unsigned poison) {
     for (int i = 0; i < slot_count; ++i)
-      if (slots[i].id == id) return slots[i].data;
+      if (slots[i].id == id && slots[i].function == function) return slots[i].data;
     char *data = slot_count < kSlots ? carve(bytes, alignment) : nullptr;
     if (!data) return nullptr;
     fill(data, bytes, poison);
-    slots[slot_count++] = {id, name, data, bytes, alignment};
+    slots[slot_count++] = {id, function, name, data, bytes, alignment};
     return data;
   }
   void *dynamic() { return dynamic_at; }

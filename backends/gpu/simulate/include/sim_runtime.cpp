@@ -300,8 +300,8 @@ void sim_fail(const char *why) {
   siglongjmp(failed, SIM_FAILED);
 }
 
-void *sim_shared(int slot, const char *name, size_t bytes, size_t alignment) {
-  void *found = memory.shared(slot, name, bytes, alignment, sim_poison());
+void *sim_shared(int slot, const char *function, const char *name, size_t bytes, size_t alignment) {
+  void *found = memory.shared(slot, function, name, bytes, alignment, sim_poison());
   if (!found) sim_fail("more shared memory than any chip has");
   return found;
 }

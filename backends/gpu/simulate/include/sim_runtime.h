@@ -24,8 +24,9 @@ int sim_lane(void);
 void sim_barrier(int id, int count, int line);  // count 0: all threads of the block
 [[noreturn]] void sim_fail(const char *why);
 
-// The block's shared array number `slot`, before a page that cannot be touched; filled when a block starts.
-void *sim_shared(int slot, const char *name, size_t bytes, size_t alignment);
+// The block's shared array of a declaration (`slot`) in a function, before a page that cannot be touched; filled
+// when a block starts.
+void *sim_shared(int slot, const char *function, const char *name, size_t bytes, size_t alignment);
 void *sim_dynamic(void);
 unsigned sim_shared_address(const void *pointer);  // 32 bits, as instructions take it
 void *sim_shared_pointer(unsigned address);
