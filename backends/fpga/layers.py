@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -344,6 +344,42 @@ def _reorder(place: Place) -> Held:
     return _held(place, place.append(Move(node.name or "", (x.name,), wire, order)))
 
 
+def _concat(place: Place) -> Held:
+    """Join quantized tensors; along the channels each keeps its scale until the quantizer behind."""
+    node, wires = place.node, [place.wire(index) for index in range(len(place.held))]
+    axis = int_attribute(node, "axis", 1) % (len(wires[0].shape) + 1) - 1
+    alike = all((w.unit, w.zero, w.step) == (wires[0].unit, wires[0].zero, wires[0].step) for w in wires)
+    quantized = len(wires) == len(node.inputs) and all(map(place.is_codes, range(len(wires))))
+    if not quantized or axis < 0 or not (alike or (axis == 0 and all(w.step == 1 for w in wires))):
+        raise UnsupportedOp(
+            "fpga-op",
+            at(node, "joins constants, samples, or tensors of unlike scales along another axis than 1"),
+            "quantize its operands alike",
+        )
+    starts = np.cumsum([0, *(int(np.prod(w.shape, dtype=np.int64)) for w in wires)])
+    numbered = [np.arange(a, b).reshape(w.shape) for a, b, w in zip(starts, starts[1:], wires, strict=False)]
+    order = np.concatenate(numbered, axis=axis)
+    wire = _joined(place.name, order.shape, wires, alike)
+    return _held(
+        place, place.append(Move(node.name or "", tuple(w.name for w in wires), wire, order.reshape(-1)))
+    )
+
+
+def _joined(name: str, shape: tuple[int, ...], wires: Sequence[Wire], alike: bool) -> Wire:
+    """Return the wire of joined ones: of one unit, or of one unit, offset and range per channel."""
+    if alike:
+        ends = min(w.least for w in wires), max(w.most for w in wires)
+        return replace(wires[0], name=name, shape=shape, low=np.asarray(ends[0]), high=np.asarray(ends[1]))
+
+    def column(of: Callable[[Wire], npt.ArrayLike]) -> npt.NDArray[np.generic]:
+        parts = [np.broadcast_to(np.asarray(of(w)), (w.shape[0],)) for w in wires]
+        return np.concatenate(parts).reshape(-1, *[1] * (len(shape) - 1))
+
+    low, high = (column(end).astype(np.int64) for end in (lambda w: w.least, lambda w: w.most))
+    unit, offset = (column(of).astype(np.float64) for of in (lambda w: w.unit, lambda w: -w.unit * w.zero))
+    return Wire(name, shape, low, high, unit, offset)
+
+
 def _moved(place: Place, wide: Ints) -> Ints | None:
     node = place.node
     if node.op_type == "Transpose":
@@ -367,6 +403,7 @@ LAYERS: Mapping[str, Rule] = {
     "GlobalAveragePool": _average,
     "ReduceMean": _reduce_mean,
     "Add": _add,
+    "Concat": _concat,
     "Flatten": _reorder,
     "Reshape": _reorder,
     "Transpose": _reorder,

@@ -129,6 +129,22 @@ def residual(ratio: float = 2.0, zero: int = 100) -> ir.Model:
     return model(nodes, arrays, [5], [5])
 
 
+def joined(ratio: float = 1.6, axis: int = 1, zero: int = 7) -> ir.Model:
+    """Return a quantized joint of one input at two scales, [N, 2, 3] each,."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "s": np.float32(0.125), "z": np.uint8(100), "t": np.float32(0.125 * ratio), "u": np.uint8(zero),
+        "v": np.float32(0.3), "o": np.uint8(90),
+    }  # fmt: skip
+    pairs = [("x", "s", "z", "a"), ("x", "t", "u", "b"), ("both", "v", "o", "y")]
+    nodes = []
+    for source, scale, offset, result in pairs:
+        if source == "both":
+            nodes.append(helper.make_node("Concat", ["b", "a", "b"], ["both"], axis=axis))
+        nodes.append(helper.make_node("QuantizeLinear", [source, scale, offset], [f"{result}q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{result}q", scale, offset], [result]))
+    return model(nodes, arrays, [2, 3], [6, 3] if axis == 1 else [2, 9])
+
+
 def curve(rng: np.random.Generator) -> ir.Model:
     """Return a layer of 8 bits with float scales behind a sigmoid of 8 bits."""
     arrays: dict[str, npt.NDArray[np.generic]] = {

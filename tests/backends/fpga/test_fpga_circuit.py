@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from fpga_models import binary, curve, mlp, qdq_conv, residual
+from fpga_models import binary, curve, joined, mlp, qdq_conv, residual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ NETWORKS = {
     "binary": lambda: binary(np.random.default_rng(1)),
     "qdq-conv": lambda: qdq_conv(np.random.default_rng(2), True, 2, 1, 1),
     "qdq-depthwise": lambda: qdq_conv(np.random.default_rng(3), False, 2, 1, 4),
+    "joined": joined,
     "residual": lambda: residual(2.0),
     "unlike-sum": lambda: residual(2.8),
     "curve": lambda: curve(np.random.default_rng(4)),

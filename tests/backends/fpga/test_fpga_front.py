@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from fpga_models import binary, mlp, model, qdq_conv, quant, residual
+from fpga_models import binary, joined, mlp, model, qdq_conv, quant, residual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -54,6 +54,20 @@ def test_qdq_convolutions_are_bit_exact(seed: int, relu: bool, stride: int, pads
 def test_qonnx_layers_with_power_of_two_scales_are_bit_exact(seed: int, bits: int) -> None:
     net = mlp(bits, seed)
     assert differing(net, samples(net, 100, seed)) == 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "axis", "zero"), [(1.6, 1, 7), (1.0, 1, 100), (1.0, 2, 100), (1.0, -1, 100)]
+)
+def test_joined_tensors_are_bit_exact(ratio: float, axis: int, zero: int) -> None:
+    net = joined(ratio, axis, zero)
+    assert differing(net, samples(net, 200, 1) * 5) == 0
+
+
+def test_tensors_of_unlike_scales_along_another_axis_are_left_to_the_host() -> None:
+    net = joined(1.6, 2)
+    assert next(node.op_type for node in read_network(net).tail.graph) == "Concat"
+    assert differing(net, samples(net, 50, 1) * 5) == 0
 
 
 @settings(max_examples=15, deadline=None)
