@@ -147,7 +147,7 @@ def bench_artifact(
 def _check_device(artifact: Artifact) -> None:
     """Refuse to time a simulation: for another device than this machine, that is what runs here."""
     target, machine = Target.from_json(artifact.manifest.target.resolved), find_machine()
-    if target.is_cpu_of(machine) or target.isa.arch in machine.gpus:
+    if target.is_for(machine):
         return
     raise TargetError(
         "bench-elsewhere",

@@ -141,6 +141,17 @@ class Executable(Protocol):
         ...
 
 
+@runtime_checkable
+class RunsTensors(Protocol):
+    """An executable with device memory, for tensors of other libraries."""
+
+    def run_dlpack(
+        self, inputs: Mapping[str, object], outputs: Mapping[str, object] | None = None
+    ) -> dict[str, object]:
+        """Run once on tensors that speak DLPack; outputs stay on the device."""
+        ...
+
+
 class SampleJudge(Protocol):
     """Says how far outputs for one sample may be from the reference."""
 
@@ -189,3 +200,10 @@ class Configurable(Protocol):
     """A backend whose engines have options."""
 
     option_names: ClassVar[frozenset[str]]
+
+
+@runtime_checkable
+class HasDevices(Protocol):
+    """A backend whose `load` takes the option `device`: an index, or what the backend calls its devices."""
+
+    devices: ClassVar[str]

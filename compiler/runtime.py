@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from .artifact.read import Artifact, open_artifact, steadily
-from .backend import Array, Executable, Signature
+from .backend import Array, Executable, HasDevices, RunsTensors, Signature
 from .errors import ArtifactError, TargetError
 from .streams import EventStream, Streams, window_of
 
@@ -37,10 +37,39 @@ class LoadedModel:
             DataError: a wrong name, dtype or shape, naming the input, the need and the finding.
             ArtifactError: `artifact-closed`, after `close`.
         """
+        return self._opened().run(inputs)
+
+    def run_dlpack(
+        self, inputs: Mapping[str, object], outputs: Mapping[str, object] | None = None
+    ) -> dict[str, object]:
+        """Run once on tensors of other libraries (torch, cupy) and leave the outputs on the device.
+
+        Args:
+            inputs: tensors that speak DLPack, or arrays; those on its device in C order are not copied.
+            outputs: tensors to write to; what is not named here is returned in new ones.
+
+        Returns:
+            Every output by name, for `torch.from_dlpack` and the like; all of them are computed.
+
+        Raises:
+            TargetError: `dlpack-unsupported`, the model's backend has no device memory.
+            DataError: a wrong name, dtype, shape, device or order in memory, naming the input.
+        """
+        executable = self._opened()
+        if not isinstance(executable, RunsTensors):
+            backend = self.artifact.manifest.engine.backend
+            raise TargetError(
+                "dlpack-unsupported",
+                f"{self.artifact.path} runs on backend {backend!r}, which takes arrays",
+                "call run; it takes what NumPy can read",
+            )
+        return executable.run_dlpack(inputs, outputs)
+
+    def _opened(self) -> Executable:
         executable = self._executable
         if executable is None:
             raise ArtifactError("artifact-closed", f"{self.artifact.path} was closed", "load it again")
-        return executable.run(inputs)
+        return executable
 
     def stream(
         self, window: str = "10ms", *, strict: bool = False, clock_bits: int | None = None
@@ -56,9 +85,7 @@ class LoadedModel:
             TargetError: `events-unsupported`, the model's backend takes whole samples only.
             DataError: `event-window`.
         """
-        executable = self._executable
-        if executable is None:
-            raise ArtifactError("artifact-closed", f"{self.artifact.path} was closed", "load it again")
+        executable = self._opened()
         if not isinstance(executable, Streams):
             backend = self.artifact.manifest.engine.backend
             raise TargetError(
@@ -83,27 +110,30 @@ class LoadedModel:
         self.close()
 
 
-def load(path: str | Path, threads: int | None = None) -> LoadedModel:
+def load(path: str | Path, threads: int | None = None, *, device: int | str | None = None) -> LoadedModel:
     """Open an artifact, check every hash, and make it ready to run.
 
     Args:
         path: the artifact's folder, or a zip of it.
         threads: per run; None takes every core this process may use.
+        device: index of the GPU that runs it, or `emulated`; None takes `PARED_CUDA_DEVICE`, else the first
+            that fits. Only for artifacts of backends that have devices.
 
     Raises:
         ArtifactError: missing, damaged, of an unknown version, or for a backend that this pared lacks.
         MissingTool: the engine is not installed; says how to install it.
+        TargetError: `device-unsupported`, and what the backend says of the device.
         ValueError: `threads` below 1.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     place = Path(path)
     if place.is_dir():
-        return steadily(place, lambda: _load(open_artifact(place), threads))
-    return _load(open_artifact(place), threads)
+        return steadily(place, lambda: _load(open_artifact(place), threads, device))
+    return _load(open_artifact(place), threads, device)
 
 
-def _load(artifact: Artifact, threads: int | None) -> LoadedModel:
+def _load(artifact: Artifact, threads: int | None, device: int | str | None) -> LoadedModel:
     from .registry import BACKENDS
 
     engine = artifact.manifest.engine
@@ -113,7 +143,17 @@ def _load(artifact: Artifact, threads: int | None) -> LoadedModel:
             f"{artifact.path} is for backend {engine.backend!r}, this pared has {sorted(BACKENDS)}",
             "use the pared that wrote it",
         )
-    executable = BACKENDS[engine.backend]().load(artifact.path, engine.name, engine.options, threads)
+    backend = BACKENDS[engine.backend]()
+    options: dict[str, object] = dict(engine.options)
+    if device is not None:
+        if not isinstance(backend, HasDevices):
+            raise TargetError(
+                "device-unsupported",
+                f"{artifact.path} runs on backend {engine.backend!r}, which has no devices to choose from",
+                "leave device out",
+            )
+        options["device"] = device
+    executable = backend.load(artifact.path, engine.name, options, threads)
     if _essence(executable.signature) != _essence(artifact.signature):
         executable.close()
         raise ArtifactError(

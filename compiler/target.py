@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 import pydantic
 
 from .backend import Verdict
+from .cuda import runs_on
 from .device import Device, part_of
 from .errors import TargetError, nearest
 
@@ -185,9 +186,10 @@ class Target(_Section):
         reasons = [_refusal(limit, node) for limit in entries]
         return Verdict.yes() if None in reasons else Verdict.no(f"target {self.name}: {reasons[0]}")
 
-    def is_cpu_of(self, machine: Machine) -> bool:
-        """Tell whether its code is for the processor of `machine`: elsewhere it is a simulation that runs."""
-        return self.isa.arch in ("host", "any", machine.arch)
+    def is_for(self, machine: Machine) -> bool:
+        """Tell whether its code is for a processor of `machine`: elsewhere it is a simulation that runs."""
+        arch = self.isa.arch
+        return arch in ("host", "any", machine.arch) or any(runs_on(arch, chip) for chip in machine.gpus)
 
     def runs_here(self, machine: Machine) -> Verdict:
         """Say whether code for this target runs, and so can be measured, on `machine`."""
@@ -195,9 +197,7 @@ class Target(_Section):
             return Verdict.no(
                 f"target {self.name} is not reachable from here (link.kind = {self.link.kind!r})"
             )
-        if self.isa.arch in machine.gpus:
-            return Verdict.yes()
-        if not self.is_cpu_of(machine):
+        if not self.is_for(machine):
             return Verdict.no(f"target {self.name} is {self.isa.arch}, this machine is {machine.name}")
         missing = [name for name in self.isa.features if name not in machine.cpu_features]
         if missing:

@@ -28,6 +28,7 @@ class GpuBackend:
 
     name: ClassVar[str] = "gpu"
     option_names: ClassVar[frozenset[str]] = NAMES
+    devices: ClassVar[str] = "CUDA devices by index, or `emulated`"
 
     def __init__(self) -> None:
         self._compiled: set[str] = set()

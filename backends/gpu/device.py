@@ -27,6 +27,11 @@ class Device(Protocol):
         ...
 
     @property
+    def alignment(self) -> int:
+        """Addresses of the caller's must be whole multiples of so many bytes."""
+        ...
+
+    @property
     def stream(self) -> int | None:
         """Main stream, for other libraries; None where nothing is queued."""
         ...

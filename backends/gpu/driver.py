@@ -108,6 +108,11 @@ class CudaDevice:
         return _DLPACK_CUDA, self._index
 
     @property
+    def alignment(self) -> int:
+        """As many bytes as a thread loads at once."""
+        return 16
+
+    @property
     def stream(self) -> int:
         """Handle of the main stream, for other libraries."""
         return self._main

@@ -70,6 +70,7 @@ class EmulatedDevice:
     text: str
     arch: str
     place: tuple[int, int] = (1, 0)  # kDLCPU
+    alignment: int = 64  # what TVM asks of tensors
     stream: int | None = None
     _memory: dict[int, Bytes] = field(default_factory=dict)
     _queue: list[tuple[int, Sequence[int]]] | None = None
@@ -156,16 +157,14 @@ class EmulatedDevice:
             self._calls |= {name: built[name] for name in names}
 
     def _run(self, function: int, buffers: Sequence[int]) -> None:
-        from tvm.runtime import from_dlpack
-
         kernel = self._kernels[function]
         if not kernel.runs:
             return
-        arrays = [
-            _view(buffers[index], shape, dtype)
+        tensors = [
+            _tensor(buffers[index], shape, dtype)
             for index, shape, dtype in zip(kernel.order, kernel.shapes, kernel.dtypes, strict=True)
         ]
-        self._calls[kernel.function](*(from_dlpack(array) for array in arrays))
+        self._calls[kernel.function](*tensors)
 
     def begin_capture(self) -> None:
         """Record launches from here on."""
@@ -222,6 +221,15 @@ def _aligned(count: int) -> Bytes:
     room = np.zeros(count + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
     return room[start : start + count]
+
+
+def _tensor(address: int, shape: tuple[int, ...], dtype: str) -> tvm.runtime.Tensor:
+    """Return memory as TVM has it; NumPy hands over no bfloat16, so its bits go as integers."""
+    from tvm.runtime import from_dlpack
+
+    if dtype != "bfloat16":
+        return from_dlpack(_view(address, shape, dtype))
+    return from_dlpack(_view(address, shape, "uint16"))._create_view(shape, dtype)
 
 
 def _view(address: int, shape: tuple[int, ...], dtype: str) -> Array:

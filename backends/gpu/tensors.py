@@ -18,9 +18,6 @@ from .graphs import Graphs
 from .lanes import Lane, port_bytes
 from .program import PortRecord, Program
 
-# Kernels load up to 16 bytes at once; a tensor that starts elsewhere goes through a buffer.
-_WHOLE = 16
-
 Cut = Callable[[int], list[tuple[Program, Piece]]]
 
 
@@ -141,16 +138,21 @@ class Tensors:
         """Queue a piece: on the tensors' own memory, or where that does not fit on the lane's."""
         inputs, outputs = [], []
         for port, own in zip(program.inputs, self._lane.inputs, strict=True):
-            inputs.append(_place(sources[port.name], port, piece, own))
+            inputs.append(self._place(sources[port.name], port, piece, own))
             if inputs[-1] == own:
                 self._fill(own, sources[port.name], port, piece)
         for port, own in zip(program.outputs, self._lane.outputs, strict=True):
-            outputs.append(_place(targets[port.name], port, piece, own))
+            outputs.append(self._place(targets[port.name], port, piece, own))
         self._graphs.queue(program, inputs, outputs, own=False)
         for port, own, used in zip(program.outputs, self._lane.outputs, outputs, strict=True):
             if used == own:
                 row = port_bytes(port) // piece.size
                 self._device.copy(targets[port.name] + piece.start * row, own, piece.rows * row)
+
+    def _place(self, address: int, port: PortRecord, piece: Piece, own: int) -> int:
+        """Return where a piece begins in a tensor; the lane's buffer where it is not whole or not aligned."""
+        start = address + piece.start * (port_bytes(port) // piece.size)
+        return start if piece.rows == piece.size and start % self._device.alignment == 0 else own
 
     def _fill(self, own: int, source: int, port: PortRecord, piece: Piece) -> None:
         row = port_bytes(port) // piece.size
@@ -158,11 +160,6 @@ class Tensors:
         self._device.copy(own, start, piece.rows * row)
         for index in range(piece.rows, piece.size):
             self._device.copy(own + index * row, start, row)
-
-
-def _place(address: int, port: PortRecord, piece: Piece, own: int) -> int:
-    start = address + piece.start * (port_bytes(port) // piece.size)
-    return start if piece.rows == piece.size and start % _WHOLE == 0 else own
 
 
 def _shape(value: object) -> tuple[int, ...]:
