@@ -50,11 +50,13 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     from ...compiler.ops import expand_custom_ops
     from ..reference.regions import use_integer_layers
     from .emit.lowbit import use_lowbit_products
+    from .emit.lowbit_binary import use_binary_layers
     from .emit.rules import RULES
     from .emit.walk import emit_model
 
     draft = model.clone()
     use_integer_layers(draft)
+    use_binary_layers(draft)
     use_lowbit_products(draft)
     expand_custom_ops(draft)
     RemoveUnusedNodesPass()(draft)

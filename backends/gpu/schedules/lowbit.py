@@ -7,13 +7,14 @@ the emulated device runs them. The kernel takes the function's parameters in the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ..program import DeviceFunction, Dims, Kernel
-from . import lowbit_product
+from ..program import DeviceFunction, Kernel
+from . import lowbit_binary, lowbit_product
+from .lowbit_written import Written
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -21,30 +22,6 @@ if TYPE_CHECKING:
 _MARK = "pared.written"
 # TVM's pattern of functions that nothing is fused with.
 _OPAQUE = 8
-
-_CPP = {"float16": "__half", "bfloat16": "__nv_bfloat16", "float32": "float"}
-
-
-@dataclass(frozen=True)
-class Written:
-    """A kernel's text and its launch.
-
-    Attributes:
-        template: file in `cuda/` with what kernels of the kind share.
-        types: of the parameters, in C++.
-        call: the statement in the kernel's body; `{0}` to `{n}` are its parameters.
-        grid, block: launch sizes.
-        exact: products and sums must round once each.
-        schedule: name in the artifact's report.
-    """
-
-    template: str
-    types: Sequence[str]
-    call: str
-    grid: Dims
-    block: Dims
-    exact: bool
-    schedule: str
 
 
 def mark(kind: str, sizes: object) -> dict[str, str | int]:
@@ -103,28 +80,9 @@ def _write(function: tirx.PrimFunc) -> Written:
     return _WRITERS[sizes.pop("kind")](sizes)
 
 
-def _product(sizes: Mapping[str, object]) -> Written:
-    shape = lowbit_product.Shape(**sizes)  # type: ignore[arg-type]
-    shares = lowbit_product.shares_of(shape)
-    data, scale = _CPP[shape.data], _CPP[shape.scale]
-    numbers = (
-        shape.bits, shape.m, shape.n, shape.k, shape.block, shape.zero, shares.tiles, shares.r, shares.wk,
-        shares.wr, shares.depth, shape.activation, str(shape.bias).lower(),
-    )  # fmt: skip
-    types = [f"const {data}* __restrict__", "const unsigned* __restrict__", f"const {scale}* __restrict__"]
-    zero, bias = shape.zero < 0, shape.bias
-    types += ["const unsigned char* __restrict__"] * zero + ["const float* __restrict__"] * bias
-    places = [3 if zero else None, (4 if zero else 3) if bias else None, 3 + zero + bias]
-    optional = ["nullptr" if place is None else f"{{{place}}}" for place in places]
-    call = (
-        f"pared::product<{data}, {scale}, {', '.join(map(str, numbers))}>({{0}}, "
-        f"reinterpret_cast<const uint4*>({{1}}), {{2}}, {', '.join(optional)});"
-    )
-    grid = lowbit_product.grid_of(shape, shares)
-    name = f"w{shape.bits}-product-{shares.tiles}x{shares.r}-k{shares.wk}-n{shares.wr}"
-    block = 32 * shares.wk * shares.wr
-    return Written("product", [*types, f"{data}* __restrict__"], call, (*grid, 1), (block, 1, 1), False, name)
-
-
 _Writer: TypeAlias = Callable[[Mapping[str, object]], Written]
-_WRITERS: Mapping[str, _Writer] = {"product": _product}
+_WRITERS: Mapping[str, _Writer] = {
+    "product": lowbit_product.write,
+    "binary-pack": lowbit_binary.write_pack,
+    "binary-product": lowbit_binary.write_product,
+}

@@ -8,10 +8,13 @@ two. Several warps may share the columns (few rows of data) and add up through s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from .lowbit_written import CPP, Written
 
 # Rows of weights, and columns that are laid out together.
 ROWS, CHUNK = 16, 32
@@ -106,3 +109,27 @@ def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
     )
     shifts = bits * np.arange(per_word, dtype=np.uint32)[:, None] + np.array([0, 16], np.uint32)
     return np.ascontiguousarray(np.bitwise_or.reduce(pairs << shifts, axis=(-2, -1)).astype(np.uint32))
+
+
+def write(sizes: Mapping[str, object]) -> Written:
+    """Return the kernel of a product; `sizes` are those of a `Shape`."""
+    shape = Shape(**sizes)  # type: ignore[arg-type]
+    shares = shares_of(shape)
+    data, scale = CPP[shape.data], CPP[shape.scale]
+    numbers = (
+        shape.bits, shape.m, shape.n, shape.k, shape.block, shape.zero, shares.tiles, shares.r, shares.wk,
+        shares.wr, shares.depth, shape.activation, str(shape.bias).lower(),
+    )  # fmt: skip
+    types = [f"const {data}* __restrict__", "const unsigned* __restrict__", f"const {scale}* __restrict__"]
+    zero, bias = shape.zero < 0, shape.bias
+    types += ["const unsigned char* __restrict__"] * zero + ["const float* __restrict__"] * bias
+    places = [3 if zero else None, (4 if zero else 3) if bias else None, 3 + zero + bias]
+    optional = ["nullptr" if place is None else f"{{{place}}}" for place in places]
+    call = (
+        f"pared::product<{data}, {scale}, {', '.join(map(str, numbers))}>({{0}}, "
+        f"reinterpret_cast<const uint4*>({{1}}), {{2}}, {', '.join(optional)});"
+    )
+    grid = grid_of(shape, shares)
+    name = f"w{shape.bits}-product-{shares.tiles}x{shares.r}-k{shares.wk}-n{shares.wr}"
+    block = 32 * shares.wk * shares.wr
+    return Written("product", [*types, f"{data}* __restrict__"], call, (*grid, 1), (block, 1, 1), False, name)

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import compiled, emulated, model_of
+from gpu_simulated import simulated
 
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.gpu.schedules import lowbit_product
@@ -82,6 +83,8 @@ def test_a_product_by_few_bits_stays_in_the_bound(case: Case) -> None:
     x = {"x": rng.normal(size=(case.m, case.k)).astype(np.float16 if case.data == "float16" else np.float32)}
     want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
     assert bound.accepts(emulated(model).run(x)["y"], want)
+    if shutil.which("g++"):
+        assert bound.accepts(simulated(model).run(x)["y"], want), "thread by thread"
 
 
 @needs_nvcc
