@@ -118,3 +118,11 @@ def test_every_package_is_listed_for_the_wheel() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 500
+
+
+def test_every_page_of_results_is_listed() -> None:
+    folder = ROOT / "docs" / "results"
+    listed = (folder / "README.md").read_text(encoding="utf-8")
+    assert [
+        p.name for p in folder.glob("*.md") if f"({p.name})" not in listed and p.name != "README.md"
+    ] == []
