@@ -31,7 +31,7 @@ def run(body: str, *buffers: Array, block: int = 32, grid: int = 1, shared: int 
     simulate(source, "k", (grid, 1, 1), (block, 1, 1), shared, list(buffers), **options)
 
 
-# --- warps -------------------------------------------------------------------------------------------------
+# --- warps -----------------------------------------------------------------------------------------
 
 
 def test_a_sum_over_a_warp_is_what_lane_zero_gets() -> None:
@@ -83,7 +83,7 @@ def test_active_lanes_are_those_at_the_same_place() -> None:
     assert out.tolist() == [31] * 5 + [7] * 27
 
 
-# --- blocks ------------------------------------------------------------------------------------------------
+# --- blocks ----------------------------------------------------------------------------------------
 
 REVERSE = """__shared__ alignas(16) int s[256];
              s[threadIdx.x] = a[blockIdx.x * 256 + threadIdx.x];
@@ -139,7 +139,10 @@ def test_reading_what_nothing_wrote_is_found() -> None:
 
 
 def test_dynamic_shared_memory_has_the_size_of_the_launch() -> None:
-    body = "extern __shared__ float s[]; s[threadIdx.x] = 2; __syncthreads(); a[threadIdx.x] = s[threadIdx.x ^ 1];"
+    body = """extern __shared__ float s[];
+              s[threadIdx.x] = 2;
+              __syncthreads();
+              a[threadIdx.x] = s[threadIdx.x ^ 1];"""
     out = np.zeros(64, np.float32)
     run(body, out, block=64, shared=256)
     assert set(out) == {2.0}
@@ -179,7 +182,7 @@ def test_atomics_add_up_over_blocks() -> None:
     assert out.tolist() == [120] * 4
 
 
-# --- what no device permits ----------------------------------------------------------------------------------
+# --- what no device permits ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def test_an_instruction_that_is_not_simulated_is_named() -> None:
         run('asm volatile("wgmma.fence.sync.aligned;");', np.zeros(1, np.float32))
 
 
-# --- numbers -------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------
 
 
 def _specials(rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -237,8 +240,9 @@ def test_halves_are_rounded_to_nearest_even(kind: str) -> None:
     dtype = np.dtype(np.float16) if kind == "float16" else np.dtype(ml_dtypes.bfloat16)
     x = _specials(np.random.default_rng(0))
     got, back = np.zeros(x.size, dtype), np.zeros(x.size, np.float32)
-    run(f"int i = blockIdx.x * 256 + threadIdx.x; b[i] = {'half' if kind == 'float16' else 'nv_bfloat16'}(a[i]);"
-        " c[i] = (float)b[i];", x, got, back, block=256, grid=x.size // 256)  # fmt: skip
+    made = "half(a[i])" if kind == "float16" else "nv_bfloat16(a[i])"
+    body = f"int i = blockIdx.x * 256 + threadIdx.x; b[i] = {made}; c[i] = (float)b[i];"
+    run(body, x, got, back, block=256, grid=x.size // 256)
     with np.errstate(over="ignore"):
         want = x.astype(dtype)
     assert np.array_equal(got.view(np.uint16), want.view(np.uint16))
