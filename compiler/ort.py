@@ -258,13 +258,18 @@ def _read(model: bytes | Path) -> ir.Model:
 
 
 def _expanded(model: ir.Model) -> ir.Model:
-    domains = {node.domain for graph in _graphs(model) for node in graph}
-    if domains.isdisjoint(OWN_DOMAINS):
-        return model
+    """Return a model that onnxruntime has kernels for: without our own operators and bfloat16."""
     from .ops import expand_custom_ops
+    from .ops.bfloat16 import has_bfloat16, write_out_bfloat16
 
+    domains = {node.domain for graph in _graphs(model) for node in graph}
+    short = has_bfloat16(model)
+    if domains.isdisjoint(OWN_DOMAINS) and not short:
+        return model
     copy = model.clone()
     expand_custom_ops(copy)
+    if short:
+        write_out_bfloat16(copy)
     return copy
 
 

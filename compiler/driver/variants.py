@@ -11,7 +11,6 @@ from ..backend import Array
 from ..data import Samples
 from ..differences import Sqnr
 from ..ir.export import weight_bytes
-from ..ir.walk import all_values
 from ..manager import Manager, PassRecord, PipelineResult
 from ..ort import make_session, run_session
 from ..pass_api import Context, Effect, Pass
@@ -77,10 +76,6 @@ def output_sqnr(before: ir.Model, after: ir.Model, samples: Samples) -> float:
 
 def _outputs(model: ir.Model, inputs: Sequence[dict[str, Array]]) -> list[dict[str, Array]]:
     """Run a model; the session is gone before the next one is made, since each may hold all weights."""
-    if any(value.dtype == ir.DataType.BFLOAT16 for value in all_values(model)):
-        from ...backends.reference import evaluate
-
-        return [evaluate(model, one) for one in inputs]  # onnxruntime has no such kernels on CPUs
     heavy = weight_bytes(model) > _HEAVY
     session = make_session(model, optimize="none" if heavy else "basic", low_memory=heavy)
     return [run_session(session, one) for one in inputs]
