@@ -35,10 +35,12 @@ class GpuBackend:
 
     def supports(self, node: ir.Node, target: Target) -> Verdict:
         """Take what the target allows and a rule emits; quantized layers are judged as a whole by `lower`."""
+        from ...compiler.ops.constants import constant_expression
         from .emit.rules import RULES
 
         limit = target.allows(node)
-        taken = (node.domain, node.op_type) in RULES or node.op_type == "Constant"
+        taken = (node.domain, node.op_type) in RULES
+        taken = taken or all(constant_expression(value) is not None for value in node.outputs)
         if not limit.ok or taken or (node.domain and has_kernel(node.domain, node.op_type)):
             return limit
         return Verdict.no(f"no GPU kernel computes {node.domain or 'ai.onnx'}::{node.op_type}")
