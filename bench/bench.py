@@ -19,7 +19,9 @@ from ..compiler.errors import DataError, ModelError, PipelineError, TargetError
 from ..compiler.machine import Machine, find_machine
 from ..compiler.ort import usable_cores
 from ..compiler.records import Metric, Origin
+from ..compiler.runtime import load
 from ..compiler.target import Target
+from .device_meter import Work, device_metrics
 from .energy import measure_energy
 from .meter import PERCENTILES, Comparison, Latency, Progress, Ratio, compare_latency, pinned
 from .peers import DEFAULT_PEERS, OWN, check_peers, make_runner
@@ -139,6 +141,8 @@ def bench_artifact(
             progress("memory", done, len(runs))
         found = probe(name, places[name], feeds[0], threads) if footprint else None
         metrics = _metrics(compared.latencies[name], batch, sizes[name], joules[name], found)
+        if name == OWN:
+            metrics += _on_device(artifact, batch, iterations, energy_seconds, notes)
         candidates.append(CandidateReport(name, places[name], compared.latencies[name], metrics))
     where = artifact.path if isinstance(path, Artifact) else Path(path)
     return _report(artifact, where, threads, cores, batch, compared, candidates, notes)
@@ -155,6 +159,30 @@ def _check_device(artifact: Artifact) -> None:
         "simulation, and its time says nothing about the device",
         "read its reports/ (pared inspect), or measure on the device",
     )
+
+
+def _on_device(
+    artifact: Artifact, batch: int, iterations: int, seconds: float, notes: list[str]
+) -> tuple[Metric, ...]:
+    """Measure a model on a device of its own; nothing for the host's engines, whose time is the latency."""
+    with load(artifact.path) as model:
+        meter = model.meter(batch)
+        if meter is None:
+            return ()
+        notes += meter.notes
+        return device_metrics(meter, _work(artifact, batch), runs=iterations, seconds=seconds)
+
+
+def _work(artifact: Artifact, batch: int) -> Work:
+    from ..compiler.ir.importer import import_model
+    from ..compiler.ir.stats import count
+
+    precision = artifact.manifest.choice.precision
+    halves = precision.startswith(("fp16", "bf16")) or precision.endswith("a16")
+    kind = "int8" if precision.startswith("int8") else "half" if halves else precision
+    counts = count(import_model(artifact.path / "model.onnx").model)
+    opened = any(port.shape and isinstance(port.shape[0], str) for port in artifact.signature.inputs)
+    return Work(None if counts.uncounted else counts.macs * (batch if opened else 1), kind)
 
 
 def _check_numbers(

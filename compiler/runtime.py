@@ -10,6 +10,7 @@ from typing import Self
 from .artifact.read import Artifact, open_artifact, steadily
 from .backend import Array, Executable, HasDevices, RunsTensors, Signature
 from .errors import ArtifactError, TargetError
+from .metering import DeviceMeter, Metered
 from .streams import EventStream, Streams, window_of
 
 
@@ -64,6 +65,11 @@ class LoadedModel:
                 "call run; it takes what NumPy can read",
             )
         return executable.run_dlpack(inputs, outputs)
+
+    def meter(self, rows: int = 1) -> DeviceMeter | None:
+        """Return what measures runs of `rows` samples on a device; None for the host's engines."""
+        executable = self._opened()
+        return executable.meter(rows) if isinstance(executable, Metered) else None
 
     def _opened(self) -> Executable:
         executable = self._executable

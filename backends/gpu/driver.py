@@ -19,6 +19,7 @@ from .program import Dims
 
 _SHARED_LIMIT = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _CAPTURE_THREAD = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_PROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _UNTIMED = 2  # CU_EVENT_DISABLE_TIMING
 _CLOCKS = 32  # runs that are timed before their times are read
@@ -55,6 +56,7 @@ class CudaDevice:
         self._api("cuDeviceGet", ctypes.byref(self._device), index)
         self._closed = self._released = False
         self._memory: list[int] = []
+        self.memory_bytes = 0
         self._host: list[int] = []
         self._lent: set[int] = set()
         self._late: list[int] = []
@@ -125,6 +127,7 @@ class CudaDevice:
     def allocate(self, count: int) -> int:
         """Return the address of `count` bytes of device memory; raises `cuda-out-of-memory`."""
         self._memory.append(self._take(count))
+        self.memory_bytes += count
         return self._memory[-1]
 
     def lend(self, count: int) -> int:
@@ -302,8 +305,23 @@ class CudaDevice:
             found += [self.elapsed_ms(first, last) for first, last in pairs]
         return found
 
+    @property
+    def processors(self) -> int:
+        """How many multiprocessors it has."""
+        found = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(found), _PROCESSORS, self._device)
+        return found.value
+
+    @property
+    def name(self) -> str:
+        """What NVIDIA calls it."""
+        text = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", text, len(text), self._device)
+        return text.value.decode(errors="replace")
+
+    @property
     def bus_id(self) -> str:
-        """Return where it sits, `0000:17:00.0`, as other libraries of NVIDIA name it."""
+        """Where it sits, `0000:17:00.0`, as other libraries of NVIDIA name it."""
         text = ctypes.create_string_buffer(32)
         self._call("cuDeviceGetPCIBusId", text, len(text), self._device)
         return text.value.decode()

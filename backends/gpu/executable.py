@@ -17,8 +17,9 @@ from .device import Device
 from .dlpack import HOST_PLACES, host_array, place_of
 from .driver import CudaDevice
 from .graphs import Graphs
-from .lanes import Lanes
+from .lanes import Lanes, port_bytes
 from .lower import fixed_signature
+from .meter import GpuMeter
 from .program import Launch, PortRecord, Program
 from .tensors import Tensors
 
@@ -55,7 +56,6 @@ class GpuExecutable:
         self._programs = {program_size(program): program for program in programs}
         self._signature = fixed_signature(first)
         self._check = InputChecker(self._signature)
-        self.memory_bytes = max(program.arena_bytes for program in programs) + len(weights)
         bases = {
             "arena": device.allocate(max(program.arena_bytes for program in programs)),
             "weights": device.allocate(len(weights)),
@@ -156,19 +156,35 @@ class GpuExecutable:
         with self._turn():
             self._graphs.queue(self._programs[size or self.sizes[0]], inputs, outputs, own=False)
 
-    def replay_ms(self, runs: int, size: int | None = None) -> list[float]:
-        """Return the device's own time of single runs, in ms, on what its buffers hold; copies are not in it.
+    def replay_ms(self, runs: int, rows: int = 1) -> list[float]:
+        """Return the device's own time of each run of `rows` samples, in ms, on what its buffers hold.
 
         Raises:
             TargetError: `device-emulated`: nothing here can be timed.
         """
-        device = self._device
+        return self.meter(rows).times_ms(runs)
+
+    def meter(self, rows: int) -> GpuMeter:
+        """Return what measures runs of `rows` samples; nobody else may run meanwhile.
+
+        Raises:
+            TargetError: `device-emulated`.
+        """
+        device, lane = self._device, self._lanes.all[0]
         if not isinstance(device, CudaDevice):
             raise TargetError("device-emulated", "an emulated device has no time", "measure on a GPU")
-        lane = self._lanes.all[0]
+        work = self._cut(rows)
+
+        def queue() -> None:
+            for program, _ in work:
+                self._queue_own(program, lane.inputs, lane.outputs)
+
         with self._turn():
-            program = self._programs[size or self.sizes[0]]
-            return device.times_ms(lambda: self._queue_own(program, lane.inputs, lane.outputs), runs)
+            queue()  # records it
+            device.synchronize()
+        moved = sum(port_bytes(port) for p, _ in work for port in (*p.inputs, *p.outputs))
+        once = self._programs[self.sizes[0]].weight_bytes + moved
+        return GpuMeter(device, queue, device.memory_bytes, once, self.notes)
 
     def close(self) -> None:
         """Free what it holds, after a run that is under way; later calls of `run` raise."""

@@ -192,7 +192,7 @@ CUresult CUDAAPI cuDeviceGet(CUdevice *device, int index) {
 
 CUresult CUDAAPI cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
     ENTER(0);
-    *value = attribute == 75 ? major[device] : attribute == 76 ? minor[device] : 0;
+    *value = attribute == 75 ? major[device] : attribute == 76 ? minor[device] : attribute == 16 ? 4 : 0;
     return 0;
 }
 
