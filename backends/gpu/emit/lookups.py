@@ -113,7 +113,7 @@ def _scatter(emitter: Emitter, node: ir.Node) -> Expr:
     data, updates = emitter.operand(node, 0), emitter.operand(node, 2)
     sources = np.full(shape_of(data), -1, np.int32)
     counted = np.arange(np.prod(shape_of(updates)), dtype=np.int32).reshape(shape_of(updates))
-    index = emitter.array(node, 1)
+    index = emitter.array(node, 1).astype(np.int64)
     if node.op_type == "ScatterND":
         sources[tuple(np.moveaxis(index, -1, 0))] = counted
     else:

@@ -131,7 +131,7 @@ def convolve_transposed(emitter: Emitter, node: ir.Node, x: Expr, w: Array, kind
     size = [o + r for o, r in zip(out, reach, strict=True)]
     spread = _spread(emitter, x, [r - b for r, b in zip(reach, begin, strict=True)], strides, size, fill)
     split = w.reshape(group, w.shape[0] // group, *w.shape[1:])  # [group, C / group, M / group, ...]
-    turned = np.flip(split.swapaxes(1, 2).reshape(-1, split.shape[1], *w.shape[2:]), range(2, w.ndim))
+    turned = np.flip(split.swapaxes(1, 2).reshape(-1, split.shape[1], *w.shape[2:]), tuple(range(2, w.ndim)))
     return _sums(emitter, node, spread, turned, (0,) * (2 * rank), ((1,) * rank, dilations), kind)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import (
+    attention,
     elementwise,
     lookups,
+    loops,
     lowbit,
     lowbit_bits,
     moves,
@@ -14,17 +16,19 @@ from . import (
     pools,
     products,
     quantized,
+    recurrent,
     reductions,
     resize,
 )
 from .walk import Rule
 
 _PLAIN = {
-    **elementwise.RULES, **lookups.RULES, **moves.RULES, **norms.RULES, **pools.RULES, **products.RULES,
-    **reductions.RULES, **resize.RULES,
+    **elementwise.RULES, **lookups.RULES, **loops.RULES, **moves.RULES, **norms.RULES,
+    **pools.RULES, **products.RULES, **recurrent.RULES, **reductions.RULES, **resize.RULES,
 }  # fmt: skip
 
 # (domain, operator) -> rule
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op): rule for op, rule in _PLAIN.items()}, **quantized.RULES, **lowbit.RULES, **lowbit_bits.RULES,
+    **attention.RULES,
 }  # fmt: skip

@@ -49,9 +49,11 @@ class Emitter:
     Attributes:
         first: values as ONNX has them, [N, C, ...].
         last: values with their channels last, [N, ..., C]; a value may be in both.
+        rules: operators of bodies.
     """
 
     builder: relax.BlockBuilder
+    rules: Mapping[tuple[str, str], Rule]
     first: dict[ir.Value, Expr] = field(default_factory=dict)
     last: dict[ir.Value, Expr] = field(default_factory=dict)
 
@@ -64,6 +66,19 @@ class Emitter:
     def compute(self, name: str, function: Callable[..., object], *args: object) -> Expr:
         """Emit a tensor expression (te) as a function of its own, to be fused with its neighbours."""
         return self.builder.emit_te(function, *args, primfunc_name_hint=name)
+
+    def body(self, graph: ir.Graph, inputs: Sequence[Expr]) -> list[Expr]:
+        """Emit a body once more, on these inputs; returns its outputs. Constants in it are kept."""
+        values = {*graph.inputs, *(value for node in graph for value in node.outputs)}
+        for value, expr in zip(graph.inputs, inputs, strict=True):
+            self.first[value] = expr
+        for node in graph:
+            emit_node(self, node)
+        results = [self.plain(value) for value in graph.outputs]
+        for value in values:
+            self.first.pop(value, None)
+            self.last.pop(value, None)
+        return results
 
     def operand(self, node: ir.Node, index: int) -> Expr:
         """Return an input that must be there."""
@@ -203,11 +218,11 @@ def emit_model(model: ir.Model, rules: Mapping[tuple[str, str], Rule]) -> tvm.IR
     graph = model.graph
     builder = relax.BlockBuilder()
     parameters = {value: _parameter(value, index) for index, value in enumerate(graph.inputs)}
-    emitter = Emitter(builder, dict(parameters))
+    emitter = Emitter(builder, rules, dict(parameters))
     with builder.function("main", list(parameters.values())):
         with builder.dataflow():
             for node in graph:
-                _emit_node(emitter, node, rules)
+                emit_node(emitter, node)
             results = _results(emitter, graph.outputs)
             bound = builder.emit_output(relax.Tuple(results))
         builder.emit_func_output(bound)
@@ -228,10 +243,11 @@ def _parameter(value: ir.Value, index: int) -> relax.Var:
     return relax.Var(f"input{index}", relax.TensorType(shape, value.dtype.numpy().name))
 
 
-def _emit_node(emitter: Emitter, node: ir.Node, rules: Mapping[tuple[str, str], Rule]) -> None:
+def emit_node(emitter: Emitter, node: ir.Node) -> None:
+    """Emit a node's outputs, unless they are constant."""
     if all(constant_expression(value) is not None for value in node.outputs):
         return
-    rule = rules.get((node.domain, node.op_type))
+    rule = emitter.rules.get((node.domain, node.op_type))
     if rule is None:
         raise refuse(node, f"no kernel for {node.domain or 'ai.onnx'}::{node.op_type}")
     found = rule(emitter, node)
@@ -244,8 +260,9 @@ def _emit_node(emitter: Emitter, node: ir.Node, rules: Mapping[tuple[str, str], 
 
 
 def _results(emitter: Emitter, outputs: Sequence[ir.Value]) -> list[Expr]:
-    """Return the outputs, each with memory of its own: inputs, constants and repeated values are copied."""
+    """Return the outputs, each with memory of its own: inputs and repeated values are copied."""
     from tvm import te
+    from tvm.ir import GenericConst
 
     def copy(t: te.Tensor) -> te.Tensor:
         return te.compute(t.shape, lambda *at: t(*at), name="copy")
@@ -253,8 +270,13 @@ def _results(emitter: Emitter, outputs: Sequence[ir.Value]) -> list[Expr]:
     results: list[Expr] = []
     for value in outputs:
         result = emitter.plain(value)
-        fixed = value.is_graph_input() or constant_expression(value) is not None
-        if fixed or any(result.same_as(other) for other in [*results, *_inputs(emitter)]):
+        if isinstance(result, GenericConst):
+            raise UnsupportedOp(
+                "gpu-unsupported",
+                f"gpu: output {value.name!r} does not depend on any input",
+                "use --fallback cpu, or take it out of the model",
+            )
+        if value.is_graph_input() or any(result.same_as(other) for other in [*results, *_inputs(emitter)]):
             result = emitter.compute("copy", copy, result)
         results.append(result)
     return results

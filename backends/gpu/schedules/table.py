@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import fallback
+from . import fallback, recurrent, tensor_core
 from .base import Chip, Entry
 
 if TYPE_CHECKING:
     from tvm import tirx
 
-TABLE: tuple[Entry, ...] = (*fallback.ENTRIES,)
+TABLE: tuple[Entry, ...] = (*recurrent.ENTRIES, *tensor_core.ENTRIES, *fallback.ENTRIES)
 
 
 def choose(function: tirx.PrimFunc, chip: Chip, table: Sequence[Entry] = TABLE) -> tuple[str, tirx.PrimFunc]:
