@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from tvm import s_tir, tirx
 
 _AXES = {"blockIdx": 0, "threadIdx": 1}
+
+# TVM would let a buffer of one type live in the memory of another, and then refuses the tensor cores' loads.
+_LOWERING = {"tirx.disable_storage_rewrite": True}
+_BYTES_OF_VECTOR = re.compile(r"make_int([24])\(((?:\(signed char\)-?\d+(?:, )?){8,16})\)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def _generate(
     target = target_of(arch)
     module = tirx.transform.BindTarget(target)(tvm.IRModule(dict(functions)))
     pipeline, _, finish = tirx.get_default_tir_pipeline(target)
-    host, devices = split_host_device_mods(pipeline(module))
+    with tvm.transform.PassContext(config=_LOWERING):
+        host, devices = split_host_device_mods(pipeline(module))
     (device,) = [finish()(part) for part in devices.values()] or [tvm.IRModule()]
     found = {
         name: _device_function(f, host[name], device, 0 if name in contracted else 1)
@@ -89,7 +95,16 @@ def _source(functions: Mapping[object, tirx.PrimFunc], target: tvm.target.Target
     if not functions:
         return ""
     built = tvm.get_global_func("target.build.cuda")(tvm.IRModule(dict(functions)), target)
-    return str(built.inspect_source("cuda"))
+    return _BYTES_OF_VECTOR.sub(_words, str(built.inspect_source("cuda")))
+
+
+def _words(found: re.Match[str]) -> str:
+    """Return a constant vector of bytes, which TVM writes byte by byte, in 32-bit words."""
+    values = [int(value) & 0xFF for value in re.findall(r"\(signed char\)(-?\d+)", found[2])]
+    words = [
+        sum(byte << 8 * n for n, byte in enumerate(values[at : at + 4])) for at in range(0, len(values), 4)
+    ]
+    return f"make_int{found[1]}({', '.join(f'(int)0x{word:08x}' for word in words)})"
 
 
 def _device_function(

@@ -1,0 +1,220 @@
+"""Products and convolutions on tensor cores, with everything behind them in the same kernel.
+
+for every tile of C (one block of threads):
+    for k in steps of 64 bytes:            two steps are under way at once
+        A, B: device memory -> shared memory, 16 bytes per thread; pads and layouts are resolved here
+        shared memory -> fragments -> products
+    fragments -> shared memory -> bias, rounding, residual, activation -> device memory
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING
+
+from .base import Chip, Entry
+from .gemm_form import Product, Role, product_of, sides_of
+from .inline import inline_into_readers, inline_into_writers
+from .tiles import Tile, tile_for
+from .wmma import SIZE, SUMS, Intrinsics, intrinsics
+
+if TYPE_CHECKING:
+    from tvm import s_tir, tirx
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+# Products smaller than this are bound by launch or by memory; other schedules take them.
+_MIN_I, _MIN_J, _MIN_K = 12, 8, 16
+_WARP = 32
+_VECTOR_BYTES = 16
+# Fewest bytes that are worth registers of their own while the step before is multiplied.
+_STAGED_BYTES = 4
+# Results that a thread writes at once.
+_OUTPUTS = 4
+
+
+def _takes(function: tirx.PrimFunc, chip: Chip) -> bool:
+    product = product_of(function)
+    if product is None or product.dtypes[0] != product.dtypes[1] or product.dtypes[0] not in SUMS:
+        return False
+    large = product.extent("i") >= _MIN_I and product.extent("j") >= _MIN_J and product.extent("k") >= _MIN_K
+    return large and product.dtypes[2] == SUMS[product.dtypes[0]]
+
+
+def _apply(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
+    from tvm import s_tir
+
+    product = product_of(function)
+    assert product is not None, "taken without a product"
+    size = (product.extent("s"), product.extent("i"), product.extent("j"), product.extent("k"))
+    tile = tile_for(size, product.width(0), chip)
+    schedule = s_tir.Schedule(function)
+    _Tiled(schedule, product, tile).run()
+    return schedule.mod["main"]
+
+
+class _Tiled:
+    """One function on its way to threads."""
+
+    def __init__(self, schedule: s_tir.Schedule, product: Product, tile: Tile) -> None:
+        self._schedule, self._product, self._tile = schedule, product, tile
+        self._by_columns = product.runs[1][1] == "k"
+        self._steps: Intrinsics = intrinsics(product.dtypes[0], b_by_columns=self._by_columns)
+        self._block: SBlockRV = schedule.get_sblock(product.block)
+        # Single elements would take too many registers on their way.
+        vectors = [self._vector(side) * product.width(side) for side in (0, 1)]
+        self._staged = min(vectors) >= _STAGED_BYTES and product.extent("k") > tile.k
+
+    def run(self) -> None:
+        """Schedule everything."""
+        self._to_matrices()
+        depth, warp = self._split()
+        fetched = [self._fetch(side, depth) for side in (0, 1)]
+        for block in fetched:
+            inline_into_readers(self._schedule, block)
+        self._load_fragments()
+        self._store(warp)
+        self._multiply(depth)
+
+    def _to_matrices(self) -> None:
+        """Make the block C[s, i, j] += A[s, i, k] * B[s, j, k] (or B[s, k, j]), filled up to whole tiles."""
+        schedule, product = self._schedule, self._product
+        b_roles: tuple[Role, ...] = ("s", "j", "k") if self._by_columns else ("s", "k", "j")
+        views = [schedule.reindex(self._block, ("read", side)) for side in (0, 1)]
+        result = schedule.reindex(self._block, ("write", 0))
+        sides = sides_of(schedule.get(self._block))
+        assert sides is not None, "a product that is none any more"
+        for view, axes, roles in zip(views, sides[:2], (("s", "i", "k"), b_roles), strict=True):
+            schedule.transform_layout(view, ("write", 0), _fused(product, axes, roles))
+        self._result_axes = sides[2]
+        schedule.transform_layout(result, ("read", 0), _fused(product, sides[2], ("s", "i", "j")))
+        every = tuple(range(len(product.axes)))
+        schedule.transform_block_layout(self._block, _fused(product, every, ("s", "i", "j", "k")))
+        schedule.pad_einsum(self._block, [1, self._tile.i, self._tile.j, self._tile.k])
+
+    def _split(self) -> tuple[LoopRV, LoopRV]:
+        """Split the loops; returns the loop over steps along k and the one that stands for warps."""
+        schedule, tile = self._schedule, self._tile
+        s, i, j, k = schedule.get_loops(self._block)
+        i, i_in = schedule.split(i, [None, SIZE])
+        j, j_in = schedule.split(j, [None, SIZE])
+        k, k_in = schedule.split(k, [None, SIZE])
+        schedule.reorder(i, j, k, i_in, j_in, k_in)
+        self._inner, self._block = self._block, schedule.blockize(i_in)
+        i0, i1, i2 = schedule.split(i, [None, tile.warps_i, tile.i // tile.warps_i // SIZE])
+        j0, j1, j2 = schedule.split(j, [None, tile.warps_j, tile.j // tile.warps_j // SIZE])
+        k0, self._k1 = schedule.split(k, [None, tile.k // SIZE])
+        schedule.reorder(s, i0, j0, i1, j1, k0, self._k1, i2, j2)
+        warp = schedule.fuse(i1, j1)
+        schedule.bind(s, "blockIdx.z")
+        schedule.bind(j0, "blockIdx.x")
+        schedule.bind(i0, "blockIdx.y")
+        schedule.bind(warp, "threadIdx.y")
+        for loop in (self._k1, i2, j2):
+            schedule.unroll(loop)
+        if self._staged:
+            # Load A and B of the next step into registers, multiply this one, then store A and B.
+            schedule.annotate(k0, "software_pipeline_stage", [0, 0, 0, 0, 1])
+            schedule.annotate(k0, "software_pipeline_order", [0, 3, 1, 4, 2])
+        return k0, warp
+
+    def _fetch(self, side: int, depth: LoopRV) -> SBlockRV:
+        """Copy a tile of an operand to shared memory, whole vectors per thread."""
+        schedule, tile = self._schedule, self._tile
+        block = schedule.cache_read(self._block, side, "shared.dyn")
+        schedule.compute_at(block, depth)
+        fused = schedule.fuse(*schedule.get_loops(block)[-2:])
+        _, warp, lane, inner = schedule.split(fused, [None, tile.warps, _WARP, self._vector(side)])
+        schedule.bind(lane, "threadIdx.x")
+        schedule.bind(warp, "threadIdx.y")
+        schedule.vectorize(inner)
+        # Rows of 16 bytes more than a power of two lie in different banks of shared memory.
+        width = self._product.width(side)
+        schedule.storage_align(block, 0, axis=-2, factor=32 // width, offset=16 // width)
+        if self._staged:
+            schedule.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
+            schedule.annotate(block, "double_buffer_scope", 0)
+        return block
+
+    def _vector(self, side: int) -> int:
+        """Return how many elements a thread copies at once: up to 16 bytes of one stretch of memory."""
+        count = self._tile.k * (self._tile.j if side else self._tile.i)
+        run, role = self._product.runs[side]
+        wanted = _VECTOR_BYTES // self._product.width(side)
+        along: Role = "k" if side == 0 or self._by_columns else "j"
+        whole = gcd(run, wanted) if role == along else 1
+        return gcd(whole, max(count // (self._tile.warps * _WARP), 1))
+
+    def _load_fragments(self) -> None:
+        schedule = self._schedule
+        for side, scope, name in (
+            (0, "wmma.matrix_a", self._steps.load_a),
+            (1, "wmma.matrix_b", self._steps.load_b),
+        ):
+            block = schedule.cache_read(self._block, side, scope)
+            schedule.compute_at(block, self._k1)
+            schedule.tensorize(self._by_fragments(block), name)
+
+    def _by_fragments(self, block: SBlockRV) -> LoopRV:
+        """Split a block's two loops into fragments; returns the first loop within one."""
+        schedule = self._schedule
+        first, second = schedule.get_loops(block)[-2:]
+        first, first_in = schedule.split(first, [None, SIZE])
+        second, second_in = schedule.split(second, [None, SIZE])
+        schedule.reorder(first, second, first_in, second_in)
+        schedule.unroll(first)
+        schedule.unroll(second)
+        return first_in
+
+    def _store(self, warp: LoopRV) -> None:
+        """Write fragments to shared memory; from there the epilogue goes on, one vector per thread."""
+        schedule = self._schedule
+        shared = schedule.cache_write(self._block, 0, "shared.dyn")
+        fragments = schedule.cache_write(self._block, 0, "wmma.accumulator")
+        schedule.reverse_compute_at(fragments, warp)
+        schedule.reverse_compute_at(shared, warp)
+        schedule.storage_align(fragments, 0, axis=-2, factor=16, offset=4)
+        schedule.tensorize(self._by_fragments(fragments), self._steps.store)
+        inline_into_writers(schedule, shared)
+        rows, columns = schedule.get_loops(shared)[-2:]
+        lanes = min(_WARP, self._tile.j // self._tile.warps_j // _OUTPUTS)
+        rows, row = schedule.split(rows, [None, _WARP // lanes])
+        columns, column, inner = schedule.split(columns, [None, lanes, _OUTPUTS])
+        schedule.reorder(rows, columns, row, column, inner)
+        lane = schedule.fuse(row, column)
+        schedule.bind(lane, "threadIdx.x")
+        self._write_vectors(shared, lane, inner)
+
+    def _write_vectors(self, shared: SBlockRV, lane: LoopRV, inner: LoopRV) -> None:
+        """Let a thread compute its elements into registers and write them at once."""
+        schedule, axes = self._schedule, self._result_axes
+        written = schedule.get(shared).writes[0].source
+        shape = [self._product.axes[number].extent for number in axes]
+        if [int(size) for size in written.shape] != shape:
+            return
+        copy = schedule.cache_write(shared, 0, "local")
+        schedule.transform_layout(shared, ("write", 0), _fused(self._product, axes, ("s", "i", "j")))
+        schedule.unroll(inner)
+        schedule.reverse_compute_at(copy, lane)
+        schedule.vectorize(schedule.get_loops(copy)[-1])
+
+    def _multiply(self, depth: LoopRV) -> None:
+        schedule = self._schedule
+        first = schedule.decompose_reduction(self._block, depth)
+        (fill,) = schedule.get_child_blocks(first)
+        schedule.tensorize(schedule.get_loops(fill)[-2], self._steps.fill)
+        schedule.tensorize(schedule.get_loops(self._inner)[-3], self._steps.multiply)
+
+
+def _fused(product: Product, axes: tuple[int, ...], roles: tuple[Role, ...]) -> tirx.IndexMap:
+    """Return the map that fuses all axes of one role."""
+    from tvm import tirx
+
+    variables = [tirx.Var(f"x{number}", product.index) for number in axes]
+    fused: dict[Role, tirx.Expr] = {}
+    for number, variable in zip(axes, variables, strict=True):
+        axis = product.axes[number]
+        fused[axis.role] = fused[axis.role] * axis.extent + variable if axis.role in fused else variable
+    return tirx.IndexMap(variables, [fused.get(role, tirx.IntImm(product.index, 0)) for role in roles], None)
+
+
+ENTRIES = (Entry("tensor-core", _takes, _apply),)
