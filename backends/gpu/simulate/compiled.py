@@ -29,6 +29,8 @@ _KERNEL = (
     "-O1", "-fwrapv", "-fno-strict-aliasing",
     "-fsanitize=alignment,bounds", "-fsanitize-undefined-trap-on-error",
 )  # fmt: skip
+# -O1 alone leaves products and sums apart.
+_FUSED, _APART = ("-ffp-contract=fast", "-fexpensive-optimizations"), ("-ffp-contract=off",)
 _MESSAGES = {
     1: "accesses {text}",
     2: "accesses an address that is not a multiple of the access's size, or beyond an array",
@@ -174,19 +176,19 @@ def library(source: str, arch: str = "sm_90", *, contract: bool = False) -> Libr
         MissingTool: g++ is not here.
         SimulationError: it does not compile, or has an instruction that is not simulated.
     """
+    with _lock:
+        return _library(source, arch, contract)
+
+
+def _library(source: str, arch: str, contract: bool) -> Library:
     host = host_source(source)
     prelude = f'#include "sim.h"\n#define __CUDA_ARCH__ {arch.removeprefix("sm_")}0\n'
     text = prelude + ('#include "sim_ptx.h"\n' if "sim_reg" in host.text else "") + host.text
-    fused = (
-        ("-ffp-contract=fast", "-fexpensive-optimizations", *fused_options())
-        if contract
-        else ("-ffp-contract=off",)
-    )
-    name = hashlib.sha256((text + str(fused)).encode()).hexdigest()[:16]
+    options = (*_KERNEL, *(_FUSED if contract else _APART), *(fused_options() if contract else ()))
+    name = hashlib.sha256((text + str(options)).encode()).hexdigest()[:16]
     runtime()
     path = _folder() / f"{name}.cpp"
     path.write_text(text, encoding="utf-8")
     built = path.with_suffix(".so")
-    options = (*_KERNEL, *fused)
     _compile(path, built, [f"-I{_header(options)}", *options])
     return Library(ctypes.CDLL(str(built)), host.threads)

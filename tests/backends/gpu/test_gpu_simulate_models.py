@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import ARCH, compiled, model_of, quantized_conv
+from gpu_simulated import simulated
 
 from pared.backends.gpu.emulate import EmulatedDevice
 from pared.backends.gpu.executable import GpuExecutable
@@ -29,12 +30,6 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 def on_threads(program: Program, weights: bytes, kernels: Kernels) -> GpuExecutable:
     """Return a program on a device whose threads all run."""
     return GpuExecutable(program, weights, images(kernels.sources), SimulatedDevice(ARCH))
-
-
-def simulated(model: ir.Model) -> GpuExecutable:
-    """Return a model on a device whose threads all run."""
-    program, weights, kernels, _ = compiled(model)
-    return on_threads(program, weights, kernels)
 
 
 def dense(k: int, n: int) -> ir.Model:
