@@ -114,9 +114,12 @@ def make_plan(
                 plan.forms[node] = form
             else:
                 plan.kept[node] = why
-    plan.scales = {node for node in plan.kept if _takes_half_scale(plan, node)}
-    for node in plan.scales:
-        del plan.kept[node]
+    for node in [node for node in plan.kept if _feeds_half(plan, node)]:
+        if _has_half_scale(plan, node):
+            plan.scales.add(node)
+            del plan.kept[node]
+        else:
+            plan.kept[node] = "its scale would lose digits"
     return plan
 
 
@@ -236,15 +239,19 @@ def _big(node: ir.Node) -> bool:
 # --- weights in few bits ----------------------------------------------------------------------------
 
 
-def _takes_half_scale(plan: Plan, node: ir.Node) -> bool:
-    """Say whether weights in few bits may be dequantized to half floats right away."""
+def _feeds_half(plan: Plan, node: ir.Node) -> bool:
+    """Say whether a node dequantizes weights for nodes that compute in half floats."""
     if node.op_type != "DequantizeLinear" or node.domain or node.outputs[0] not in plan.fixed:
         return False
     scale, result = node.inputs[1], node.outputs[0]
     if scale is None or not is_constant(scale) or not is_float(scale) or result.is_graph_output():
         return False
-    if not all(plan.wants_half(user, index) for user, index in result.uses()):
-        return False
-    rounded = plan.constants[scale]
+    return bool(result.uses()) and all(plan.wants_half(user, index) for user, index in result.uses())
+
+
+def _has_half_scale(plan: Plan, node: ir.Node) -> bool:
+    """Say whether the scale of dequantized weights keeps all digits as a half float."""
+    assert node.inputs[1] is not None, "a dequantizer without a scale"
+    rounded = plan.constants[node.inputs[1]]
     sizes = np.abs(rounded.array.astype(np.float32))
     return not rounded.overflowed and bool(np.all(sizes >= SMALLEST[plan.constants.dtype.name]))

@@ -26,8 +26,8 @@ _GROUPS: Mapping[str, str] = {
     "LRN LpNormalization LpPool GlobalLpPool MeanVarianceNormalization": _RANGE,
     "Sin Cos Tan Asin Acos Atan GridSample AffineGrid RoiAlign MaxRoiPool DeformConv DFT STFT": _ANGLES,
     "LSTM GRU RNN": _STATE,
-    "CastLike EyeLike RandomNormalLike RandomUniformLike Bernoulli Multinomial NegativeLogLikelihoodLoss "
-    "SoftmaxCrossEntropyLoss MelWeightMatrix": _TYPED,
+    "BitCast CastLike EyeLike RandomNormalLike RandomUniformLike Bernoulli Multinomial "
+    "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss MelWeightMatrix": _TYPED,
 }
 # Operator -> why it stays in float32.
 KEPT_OPS: Mapping[str, str] = {op: why for names, why in _GROUPS.items() for op in names.split()}
