@@ -49,6 +49,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
 
     from ...compiler.ops import expand_custom_ops
     from ..reference.regions import use_integer_layers
+    from .emit.attention import use_attention
     from .emit.lowbit import use_lowbit_products
     from .emit.lowbit_binary import use_binary_layers
     from .emit.rules import RULES
@@ -56,6 +57,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
 
     draft = model.clone()
     use_integer_layers(draft)
+    use_attention(draft)
     use_binary_layers(draft)
     use_lowbit_products(draft)
     expand_custom_ops(draft)
