@@ -28,8 +28,8 @@ from ....compiler.backend import DECISIONS, TimedChoice
 from ....compiler.cache import cache_folder
 from ....compiler.machine import find_machine
 from ....compiler.records import Metric, Origin
+from ....compiler.timing_cache import TimingCache
 from .isa import Isa
-from .timing_cache import TimingCache
 
 Run = Callable[[], object]
 Clock = Callable[[], float]

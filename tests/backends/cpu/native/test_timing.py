@@ -9,7 +9,7 @@ import pytest
 
 from pared.backends.cpu.native.isa import Isa, host_isa
 from pared.backends.cpu.native.timing import Decisions, Key, deciding, fastest, measured
-from pared.backends.cpu.native.timing_cache import TimingCache
+from pared.compiler.timing_cache import TimingCache
 
 KEY = Key("conv", "3x3 of 64 channels")
 _ELSEWHERE = Isa("riscv64", ())

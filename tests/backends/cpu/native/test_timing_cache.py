@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pared.backends.cpu.native.timing_cache import TimingCache, parse
 from pared.compiler.cache import cache_folder
+from pared.compiler.timing_cache import TimingCache, parse
 
 _WRITE = """
 import sys
 from pathlib import Path
-from pared.backends.cpu.native.timing_cache import TimingCache
+from pared.compiler.timing_cache import TimingCache
 cache, who = TimingCache(Path(sys.argv[1])), sys.argv[2]
 for index in range(int(sys.argv[3])):
     cache.put(f"{who} {index}", index / 8)
@@ -27,7 +27,7 @@ assert not cache.trouble, cache.trouble
 _DIE = """
 import os, sys, time
 from pathlib import Path
-from pared.backends.cpu.native import timing_cache
+from pared.compiler import timing_cache
 path = Path(sys.argv[1]) / f"timings-{timing_cache.FORMAT}.txt"
 timing_cache.TimingCache(path.parent).put("whole", 1.0)
 with timing_cache._locked(path), path.open("ab") as file:

@@ -1,6 +1,6 @@
 """Measured times kept between runs: one record per line, each with its own checksum.
 
-The file lies in the user's cache (`compiler/cache.py`), where there is one. Records are added with single
+The file lies in the user's cache (`cache.py`), where there is one. Records are added with single
 appending writes under a lock, so a writer that dies half-way spoils its own record only: the next one starts
 on a new line, and a reader passes over lines whose checksum is wrong. Nothing depends on the cache but time:
 without it, or where it cannot be written, everything is measured again, and `trouble` says so.
@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ....compiler.cache import VARIABLE
-from ....compiler.files import replacing
+from .cache import VARIABLE
+from .files import replacing
 
 # In the file's name: other versions of pared leave files of another format alone.
 FORMAT = 1
