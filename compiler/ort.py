@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from .backend import Array, Arrays, Port, Signature
 from .errors import DataError, InvalidGraph, ModelError, UnsupportedOp
 from .inputs import check_inputs
+from .ort_provider import NO_CPU, Provider, check_started, check_taken, need_provider
 
 if TYPE_CHECKING:
     import onnx
@@ -66,8 +67,9 @@ def make_session(
     optimize: Optimize = "all",
     extra_outputs: Sequence[str] = (),
     low_memory: bool = False,
+    provider: Provider | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Make an onnxruntime CPU session.
+    """Make an onnxruntime session, on the CPU unless a provider is named.
 
     Args:
         model: not edited. Own operators are expanded into standard ones, the IR version is lowered.
@@ -76,17 +78,22 @@ def make_session(
             every machine, `all` also chooses layouts for this one.
         extra_outputs: names of inner values to return as well.
         low_memory: trade speed for memory: no arena, no prepacked copies of weights.
+        provider: runs every node; none is left to the CPU.
 
     Raises:
-        UnsupportedOp: no kernel, naming the operator.
+        MissingTool: `ort-provider-missing`: this onnxruntime has no such provider, or cannot start it.
+        UnsupportedOp: no kernel, naming the operator; `ort-provider-refused`: the provider leaves nodes out.
         InvalidGraph: onnxruntime finds the graph broken.
         ModelError: anything else that keeps the model from loading.
     """
     options = _options(threads, optimize, low_memory)
+    if provider is not None:
+        need_provider(provider.name)
+        options.add_session_config_entry(*NO_CPU)
     with _loadable(model, extra_outputs) as (source, folder):
         if folder:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        return _create(source, options)
+        return _create(source, options, provider)
 
 
 def run_session(
@@ -324,15 +331,22 @@ def _save_split(model: ir.Model, extra_outputs: Sequence[str], folder: Path) -> 
     return str(path)
 
 
-def _create(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _create(
+    source: str | bytes, options: onnxruntime.SessionOptions, provider: Provider | None = None
+) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
+    wanted = provider or Provider("CPUExecutionProvider")
     try:
-        return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNASKED
+        session = ort.InferenceSession(
+            source, options, providers=[(wanted.name, dict(wanted.options))], disabled_optimizers=_UNASKED
         )
     except _error_types() as err:
+        if provider is not None:
+            check_taken(provider, err)
         _raise_load_error(err)
+    check_started(session, wanted)
+    return session
 
 
 def _error_types() -> tuple[type[Exception], ...]:

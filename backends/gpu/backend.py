@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...compiler.target import Target
 
 _ENGINE = "tvm"
+_ENGINES = (_ENGINE, "ort")
 
 
 class GpuBackend:
@@ -47,8 +48,11 @@ class GpuBackend:
 
     def engines(self, target: Target) -> Sequence[str]:
         """Return the target's engines that can compile here."""
-        here = importlib.util.find_spec("tvm") is not None and shutil.which("nvcc") is not None
-        return [name for name in target.engines if name == _ENGINE and here]
+        from . import ort
+
+        compiles = importlib.util.find_spec("tvm") is not None and shutil.which("nvcc") is not None
+        here = {_ENGINE: compiles, ort.ENGINE: ort.installed()}
+        return [name for name in target.engines if here.get(name, False)]
 
     def lower(self, model: ir.Model, target: Target, engine: str, ctx: Context) -> Payload:
         """Compile a model; `model` is not edited.
@@ -58,10 +62,13 @@ class GpuBackend:
             TargetError: `gpu-arch`.
             UnsupportedOp: a node that no kernel takes, with the reason.
         """
+        from . import ort
         from .lower import arch_of, lower
 
         _known(engine)
         ctx.check_cancelled()
+        if engine == ort.ENGINE:
+            return ort.lower(model)
         self._compiled.add(arch_of(target))
         return lower(model, target)
 
@@ -72,9 +79,12 @@ class GpuBackend:
 
         What this instance compiled for a chip that is not here, it checks on an emulated device.
         """
+        from . import ort
         from .loading import EMULATED, load
 
         _known(engine)
+        if engine == ort.ENGINE:
+            return ort.load(folder, options)
         device = options.get("device")
         assert device is None or isinstance(device, int | str), "an index or a word"
         arch = str(options.get("arch", ""))
@@ -84,5 +94,7 @@ class GpuBackend:
 
 
 def _known(engine: str) -> None:
-    if engine != _ENGINE:
-        raise MissingTool("unknown-engine", f"the gpu backend has no engine {engine!r}", f"use {_ENGINE!r}")
+    if engine not in _ENGINES:
+        raise MissingTool(
+            "unknown-engine", f"the gpu backend has no engine {engine!r}", f"use {_ENGINE!r} or 'ort'"
+        )
