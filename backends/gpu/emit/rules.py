@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from . import (
     attention,
+    dynamic,
     elementwise,
     lookups,
     loops,
@@ -23,7 +24,7 @@ from . import (
 from .walk import Rule
 
 _PLAIN = {
-    **elementwise.RULES, **lookups.RULES, **loops.RULES, **moves.RULES, **norms.RULES,
+    **dynamic.RULES, **elementwise.RULES, **lookups.RULES, **loops.RULES, **moves.RULES, **norms.RULES,
     **pools.RULES, **products.RULES, **recurrent.RULES, **reductions.RULES, **resize.RULES,
 }  # fmt: skip
 
