@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun, RuntimeContextError, RuntimeImplementationError
+from onnx.reference.op_run import OpFunction, OpRun, RuntimeContextError, RuntimeImplementationError
 
 from ...compiler.backend import Array, Arrays, Port, Signature
 from ...compiler.blas import one_blas_thread
@@ -171,8 +171,12 @@ def _run_node(
         options["linked_attributes"] = attributes
     if node.need_context():
         options["context"] = scope
+    made_of_operators = isinstance(node, OpFunction)
+    fed, short = widened.singles(inputs) if made_of_operators else (inputs, None)
     # onnx' own kernels are not typed
-    outputs: Sequence[Numbers] = node.run(*inputs, **options)  # type: ignore[no-untyped-call]
+    outputs: Sequence[Numbers] = node.run(*fed, **options)  # type: ignore[no-untyped-call]
+    if short is not None:
+        outputs = widened.shortened(outputs, short)
     hook = _hook.get()
     return outputs if hook is None else hook(node, cast("list[Numbers | None]", inputs), outputs)
 

@@ -7,6 +7,7 @@ widened for everything that is no mere copy: NumPy would round attributes such a
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from onnx.reference.op_run import OpRun
@@ -34,7 +35,7 @@ COPYING = frozenset({
 @functools.cache
 def widened(kernel: type[OpRun], op_type: str) -> type[OpRun]:
     """Return `kernel` with float inputs widened and float outputs rounded to the type of the first one."""
-    always = op_type in WIDENED
+    always, own = op_type in WIDENED, op_type == "LayerNormalization"
 
     class Widened(kernel):  # type: ignore[misc,valid-type]
         def run(self, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -43,13 +44,30 @@ def widened(kernel: type[OpRun], op_type: str) -> type[OpRun]:
                 return super().run(*args, **kwargs)
             inputs = [wide(a) if isinstance(a, np.ndarray) else a for a in args]
             outputs = super().run(*inputs, **kwargs)
+            # Mean and deviation of a LayerNormalization have the type it computes in.
+            types = [first.dtype, *[np.dtype(np.float32) if own else first.dtype] * (len(outputs) - 1)]
             return tuple(
-                out.astype(first.dtype) if isinstance(out, np.ndarray) and out.dtype.kind == "f" else out
-                for out in outputs
+                out.astype(kind) if isinstance(out, np.ndarray) and out.dtype.kind == "f" else out
+                for out, kind in zip(outputs, types, strict=True)
             )
 
     Widened.__name__ = kernel.__name__
     return Widened
+
+
+def singles(inputs: Sequence[Array | None]) -> tuple[list[Array | None], np.dtype[np.generic] | None]:
+    """Return the inputs of an operator that ONNX writes as others, half floats as float32, and their type."""
+    floats = [x.dtype for x in inputs if isinstance(x, np.ndarray) and is_float(x) and x.dtype.itemsize == 2]
+    if not floats:
+        return list(inputs), None
+    half = floats[0]
+    fed = [x.astype(np.float32) if isinstance(x, np.ndarray) and x.dtype == half else x for x in inputs]
+    return fed, half
+
+
+def shortened(outputs: Sequence[Array], half: np.dtype[np.generic]) -> list[Array]:
+    """Return float32 results rounded to a half type."""
+    return [out.astype(half) if out.dtype == np.float32 else out for out in outputs]
 
 
 class LRN(Kernel):

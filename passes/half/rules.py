@@ -55,6 +55,8 @@ LAYERS = _names("Conv ConvTranspose Gemm MatMul")
 
 # Scale, shift and statistics of a layer that has types of their own for them.
 _OWN_TYPES: Mapping[str, frozenset[int]] = {"BatchNormalization": frozenset((1, 2, 3, 4))}
+# Mean and deviation have the type that the layer computes in, float32.
+_FLOAT_RESULTS: Mapping[str, frozenset[int]] = {"LayerNormalization": frozenset((1, 2))}
 
 QUANTIZERS = _names(
     "QuantizeLinear DynamicQuantizeLinear Quant BipolarQuant Trunc MultiThreshold DynamicBlockQuantize"
@@ -89,7 +91,10 @@ def _form(op: str, version: int, half: str) -> Form:
     inputs = [both(i.type_str) for i in schema.inputs]
     for index in _OWN_TYPES.get(op, ()):
         inputs[index] = False
-    return Form(tuple(inputs), tuple(both(o.type_str) for o in schema.outputs))
+    outputs = [both(o.type_str) for o in schema.outputs]
+    for index in _FLOAT_RESULTS.get(op, ()):
+        outputs[index] = False
+    return Form(tuple(inputs), tuple(outputs))
 
 
 def form_of(node: ir.Node, versions: dict[str, int], kind: ir.DataType) -> Form:
