@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from .program import DeviceFunction, Dims, Kernel, Tensor
 from .schedules import lowbit
-from .schedules.base import chip_of, target_of
-from .schedules.table import choose
+from .schedules.base import Chip, chip_of, target_of
+from .schedules.table import alternatives, choose
 
 if TYPE_CHECKING:
     import tvm
@@ -40,33 +40,49 @@ class Kernels:
 
 
 def schedule(
-    functions: Mapping[str, tirx.PrimFunc], arch: str
+    functions: Mapping[str, tirx.PrimFunc], arch: str, wanted: Mapping[str, str] | None = None
 ) -> tuple[dict[str, tirx.PrimFunc], dict[str, str]]:
-    """Map every function to threads; return them, and the name of each one's schedule."""
+    """Map every function to threads; return them, and the name of each one's schedule.
+
+    `wanted` are schedules by function, where one that is not the static choice was timed and won.
+    """
     chip = chip_of(arch)
     scheduled: dict[str, tirx.PrimFunc] = {}
     choices: dict[str, str] = {}
     for name, function in functions.items():
-        choices[name], mapped = choose(function.with_attr("global_symbol", name), chip)
+        named = function.with_attr("global_symbol", name)
+        choices[name], mapped = _wanted(named, chip, (wanted or {}).get(name)) or choose(named, chip)
         scheduled[name] = mapped.with_attr("global_symbol", name)
     return scheduled, choices
 
 
-def build(functions: Mapping[str, tirx.PrimFunc], arch: str) -> Kernels:
-    """Schedule functions and generate their device code; kernels written by hand are added as they are."""
+def _wanted(function: tirx.PrimFunc, chip: Chip, name: str | None) -> tuple[str, tirx.PrimFunc] | None:
+    if name is None:
+        return None
+    return next((pair for pair in alternatives(function, chip) if pair[0] == name), None)
+
+
+def build(
+    functions: Mapping[str, tirx.PrimFunc], arch: str, wanted: Mapping[str, str] | None = None
+) -> Kernels:
+    """Schedule functions and generate their device code; kernels written by hand are added as they are.
+
+    `wanted` as in `schedule`.
+    """
     written = {name: f for name, f in functions.items() if lowbit.is_written(f)}
     mapped = {name: f for name, f in functions.items() if name not in written}
-    scheduled, choices = schedule(mapped, arch)
-    sources, found = _generate(scheduled, arch, {name for name, f in mapped.items() if _sums_floats(f)})
+    scheduled, choices = schedule(mapped, arch, wanted)
+    sources, found = generate(scheduled, arch, {name for name, f in mapped.items() if sums_floats(f)})
     texts = lowbit.sources(written)
     found |= {name: lowbit.device_function(name, f) for name, f in written.items()}
     choices |= {name: lowbit.schedule_of(f) for name, f in written.items()}
     return Kernels((texts[0] + sources[0], texts[1] + sources[1]), found, choices)
 
 
-def _generate(
+def generate(
     functions: Mapping[str, tirx.PrimFunc], arch: str, contracted: Collection[str]
 ) -> tuple[tuple[str, str], dict[str, DeviceFunction]]:
+    """Return the device code of scheduled functions, those `contracted` apart, and how they are launched."""
     import tvm
     from tvm import tirx
     from tvm.tirx.build import split_host_device_mods
@@ -163,7 +179,7 @@ def _dims(tags: list[str], sizes: list[int]) -> tuple[Dims, Dims, int]:
     return grid, block, shared
 
 
-def _sums_floats(function: tirx.PrimFunc) -> bool:
+def sums_floats(function: tirx.PrimFunc) -> bool:
     """Tell whether an unscheduled function reduces floats: there contraction saves time, bounds cover it."""
     import tvm_ffi
     from tvm import s_tir

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -49,6 +49,7 @@ def target_of(arch: str) -> tvm.target.Target:
     )
 
 
+Named: TypeAlias = "Iterator[tuple[str, tirx.PrimFunc]]"
 Takes: TypeAlias = "Callable[[tirx.PrimFunc, Chip], bool]"
 Apply: TypeAlias = "Callable[[tirx.PrimFunc, Chip], tirx.PrimFunc | None]"
 
@@ -61,11 +62,13 @@ class Entry:
         name: shown in the artifact's report.
         takes: whether the function is of this kind; cheap.
         apply: returns the scheduled function, or None where it is none of this schedule's after all.
+        others: yields it with other sizes, by name, the most promising first: what a device may time.
     """
 
     name: str
     takes: Takes
     apply: Apply
+    others: Callable[[tirx.PrimFunc, Chip], Named] | None = None
 
 
 def marks(function: tirx.PrimFunc) -> frozenset[str]:

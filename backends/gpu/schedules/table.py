@@ -6,7 +6,7 @@ A new schedule is a row here; `takes` asks the function itself, or for a mark th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import fallback, recurrent, tensor_core
@@ -26,3 +26,17 @@ def choose(function: tirx.PrimFunc, chip: Chip, table: Sequence[Entry] = TABLE) 
             if scheduled is not None:
                 return entry.name, scheduled
     raise AssertionError("the table's last row takes every function")
+
+
+def alternatives(
+    function: tirx.PrimFunc, chip: Chip, table: Sequence[Entry] = TABLE
+) -> Iterator[tuple[str, tirx.PrimFunc]]:
+    """Yield every schedule that takes a function, by name: the static choice, its other sizes, other rows."""
+    for entry in table:
+        if entry.takes(function, chip):
+            scheduled = entry.apply(function, chip)
+            if scheduled is None:
+                continue
+            yield entry.name, scheduled
+            if entry.others is not None:
+                yield from entry.others(function, chip)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from math import gcd
 from typing import TYPE_CHECKING
 
-from .base import Chip, Entry
+from .base import Chip, Entry, Named
 from .gemm_form import Product, Role, product_of, sides_of
 from .inline import inline_into_readers, inline_into_writers
-from .tiles import Tile, tile_for
+from .tiles import Tile, ranked
 from .wmma import SIZE, SUMS, Intrinsics, intrinsics
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _VECTOR_BYTES = 16
 _STAGED_BYTES = 4
 # Results that a thread writes at once.
 _OUTPUTS = 4
+# Tiles that a device may time.
+_TIMED = 5
 
 
 def _takes(function: tirx.PrimFunc, chip: Chip) -> bool:
@@ -41,12 +43,26 @@ def _takes(function: tirx.PrimFunc, chip: Chip) -> bool:
 
 
 def _apply(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
-    from tvm import s_tir
+    product, tiles = _tiles(function, chip)
+    return _tiled(function, product, tiles[0])
 
+
+def _others(function: tirx.PrimFunc, chip: Chip) -> Named:
+    product, tiles = _tiles(function, chip)
+    for tile in tiles[1:_TIMED]:
+        yield f"tensor-core {tile.i}x{tile.j}", _tiled(function, product, tile)
+
+
+def _tiles(function: tirx.PrimFunc, chip: Chip) -> tuple[Product, list[Tile]]:
     product = product_of(function)
     assert product is not None, "taken without a product"
     size = (product.extent("s"), product.extent("i"), product.extent("j"), product.extent("k"))
-    tile = tile_for(size, product.width(0), chip)
+    return product, ranked(size, product.width(0), chip)
+
+
+def _tiled(function: tirx.PrimFunc, product: Product, tile: Tile) -> tirx.PrimFunc:
+    from tvm import s_tir
+
     schedule = s_tir.Schedule(function)
     _Tiled(schedule, product, tile).run()
     return schedule.mod["main"]
@@ -217,4 +233,4 @@ def _fused(product: Product, axes: tuple[int, ...], roles: tuple[Role, ...]) -> 
     return tirx.IndexMap(variables, [fused.get(role, tirx.IntImm(product.index, 0)) for role in roles], None)
 
 
-ENTRIES = (Entry("tensor-core", _takes, _apply),)
+ENTRIES = (Entry("tensor-core", _takes, _apply, _others),)

@@ -75,8 +75,8 @@ def clocks(tile: Tile, size: tuple[int, int, int, int], width: int, chip: Chip) 
     return -(-blocks // chip.sms) * (steps * step + _OVERHEAD)
 
 
-def tile_for(size: tuple[int, int, int, int], width: int, chip: Chip) -> Tile:
-    """Return the tile with the fewest estimated clocks; the first of equals, which is the largest."""
+def ranked(size: tuple[int, int, int, int], width: int, chip: Chip) -> list[Tile]:
+    """Return all tiles, those with the fewest estimated clocks first; of equals the largest."""
     depth = 64 // width
     tiles = [Tile(i, j, depth, wi, wj) for i, j, wi, wj in _SHAPES]
-    return min(tiles, key=lambda tile: clocks(tile, size, width, chip))
+    return sorted(tiles, key=lambda tile: clocks(tile, size, width, chip))
