@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from .convolution import Data
 from .products import convolve, pads_for
 from .walk import Emitter, Last, Rule, dtype_of, refuse, shape_of
 
@@ -73,7 +74,7 @@ def _conv(emitter: Emitter, node: ir.Node) -> Last:
     from tvm import te, tirx
 
     (x, zero), w = _shifted(emitter, node, emitter.image(node, 0)), _weights(emitter, node)
-    pads, sizes = pads_for(node, x, w.shape[2:]), shape_of(x)
+    pads, sizes = pads_for(node, shape_of(x)[1:-1], w.shape[2:]), shape_of(x)
     half = len(pads) // 2
     shape = (sizes[0], *(n + pads[i] + pads[half + i] for i, n in enumerate(sizes[1:-1])), sizes[-1])
 
@@ -86,7 +87,7 @@ def _conv(emitter: Emitter, node: ir.Node) -> Last:
         return te.compute(shape, element, name="pad")
 
     x = emitter.compute("pad", pad, x, zero) if any(pads) else x
-    total = convolve(emitter, node, x, w, (0,) * len(pads), "int32")
+    total = convolve(emitter, node, w, "int32", Data(x), padded=True)
     return Last(_less_zero(emitter, total, zero, w.astype(np.int64).sum(axis=tuple(range(1, w.ndim)))))
 
 

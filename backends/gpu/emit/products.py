@@ -11,65 +11,42 @@ from ....compiler.ir.walk import attribute, int_attribute, ints_attribute
 from ....compiler.ir.windows import pads_of
 from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_expression
-from .walk import Array, Emitter, Last, Rule, dtype_of, refuse, shape_of
+from .convolution import Data, Window, data_of, emit_sums
+from .walk import Array, Emitter, Last, Rule, dtype_of, shape_of
 
 if TYPE_CHECKING:
     from tvm import te, tirx
 
     from .walk import Expr
 
-# Spatial axes -> layout of data and weights.
-_LAYOUTS = {1: ("NWC", "OWI"), 2: ("NHWC", "OHWI"), 3: ("NDHWC", "ODHWI")}
-
 
 def convolve(
-    emitter: Emitter, node: ir.Node, x: Expr, w: Array | Expr, pads: tuple[int, ...], kind: str
+    emitter: Emitter, node: ir.Node, w: Array | Expr, kind: str, data: Data, *, padded: bool = False
 ) -> Expr:
     """Emit the sums of a Conv node in the type `kind`.
 
     Args:
         emitter: takes the operators.
         node: gives strides, dilations and groups.
-        x: data, [N, ..., C], padded by `pads`.
         w: weights as ONNX has them, [M, C / group, ...], known now or computed.
-        pads: of all spatial axes at the beginning, then at the end.
         kind: of the sums, wide enough for them.
+        data: what is convolved.
+        padded: it has its pads already.
     """
-    rank = len(shape_of(x)) - 2
-    ones = (1,) * rank
-    steps = ints_attribute(node, "strides", ones), ints_attribute(node, "dilations", ones)
-    return _sums(emitter, node, x, w, pads, steps, kind)
-
-
-def _sums(
-    emitter: Emitter, node: ir.Node, x: Expr, w: Array | Expr, pads: tuple[int, ...],
-    steps: tuple[tuple[int, ...], tuple[int, ...]], kind: str,
-) -> Expr:  # fmt: skip
-    """`convolve` with (strides, dilations) given."""
-    from tvm import relax
-
-    rank = len(shape_of(x)) - 2
-    if rank not in _LAYOUTS:
-        raise refuse(node, f"{rank} spatial axes; 1, 2 and 3 are taken")
-    data, weights = _LAYOUTS[rank]
-    if isinstance(w, np.ndarray):
-        turned = emitter.constant(np.moveaxis(w, 1, -1))
-    else:
-        turned = emitter.emit(relax.op.permute_dims(w, (0, *range(2, rank + 2), 1)))
-    op = getattr(relax.op.nn, f"conv{rank}d")
-    return emitter.emit(
-        op(
-            x, turned, padding=list(pads), strides=list(steps[0]), dilation=list(steps[1]),
-            groups=int_attribute(node, "group", 1), data_layout=data, kernel_layout=weights, out_dtype=kind,
-        )
-    )  # fmt: skip
-
-
-def pads_for(node: ir.Node, x: Expr, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the pads of a Conv node on data with its channels last, `auto_pad` resolved."""
+    kernel = (w.shape if isinstance(w, np.ndarray) else shape_of(w))[2:]
     ones = (1,) * len(kernel)
     strides, dilations = ints_attribute(node, "strides", ones), ints_attribute(node, "dilations", ones)
-    return pads_of(node, kernel, strides, dilations, shape_of(x)[1:-1])
+    pads = (0,) * (2 * len(kernel)) if padded else pads_for(node, data.spatial, kernel)
+    return emit_sums(
+        emitter, data, w, Window(pads, strides, dilations, int_attribute(node, "group", 1)), kind
+    )
+
+
+def pads_for(node: ir.Node, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the pads of a Conv node on data of a spatial size, `auto_pad` resolved."""
+    ones = (1,) * len(kernel)
+    strides, dilations = ints_attribute(node, "strides", ones), ints_attribute(node, "dilations", ones)
+    return pads_of(node, kernel, strides, dilations, size)
 
 
 def sum_kind(kind: str) -> str:
@@ -83,13 +60,10 @@ def _rounded(emitter: Emitter, total: Expr, kind: str) -> Expr:
     return total if dtype_of(total) == kind else emitter.emit(relax.op.astype(total, kind))
 
 
-def _weights(emitter: Emitter, node: ir.Node) -> tuple[Array | Expr, tuple[int, ...]]:
-    """Return the weights, known now or computed, and their shape."""
+def _weights(emitter: Emitter, node: ir.Node) -> Array | Expr:
+    """Return the weights, known now or computed."""
     array = constant_expression(node.inputs[1])
-    if array is not None:
-        return array, array.shape
-    expr = emitter.operand(node, 1)
-    return expr, shape_of(expr)
+    return emitter.operand(node, 1) if array is None else array
 
 
 def _biased(emitter: Emitter, node: ir.Node, total: Expr) -> Expr:
@@ -103,10 +77,10 @@ def _biased(emitter: Emitter, node: ir.Node, total: Expr) -> Expr:
 
 
 def _conv(emitter: Emitter, node: ir.Node) -> Last:
-    x = emitter.image(node, 0)
-    w, shape = _weights(emitter, node)
-    total = convolve(emitter, node, x, w, pads_for(node, x, shape[2:]), sum_kind(dtype_of(x)))
-    return Last(_rounded(emitter, _biased(emitter, node, total), dtype_of(x)))
+    data = data_of(emitter, node)
+    kind = dtype_of(data.x)
+    total = convolve(emitter, node, _weights(emitter, node), sum_kind(kind), data)
+    return Last(_rounded(emitter, _biased(emitter, node, total), kind))
 
 
 def convolve_transposed(emitter: Emitter, node: ir.Node, x: Expr, w: Array, kind: str, fill: int = 0) -> Expr:
@@ -132,7 +106,8 @@ def convolve_transposed(emitter: Emitter, node: ir.Node, x: Expr, w: Array, kind
     spread = _spread(emitter, x, [r - b for r, b in zip(reach, begin, strict=True)], strides, size, fill)
     split = w.reshape(group, w.shape[0] // group, *w.shape[1:])  # [group, C / group, M / group, ...]
     turned = np.flip(split.swapaxes(1, 2).reshape(-1, split.shape[1], *w.shape[2:]), tuple(range(2, w.ndim)))
-    return _sums(emitter, node, spread, turned, (0,) * (2 * rank), ((1,) * rank, dilations), kind)
+    window = Window((0,) * (2 * rank), (1,) * rank, dilations, group)
+    return emit_sums(emitter, Data(spread), turned, window, kind)
 
 
 def _transposed_window(
