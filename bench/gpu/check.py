@@ -41,17 +41,21 @@ class Check:
         return self.error <= self.limit
 
 
-def wanted(what: Net | Chain | Product, batch: int) -> Array:
-    """Return the result as it should be: float32 by torch without TF32, or exact integers."""
+def no_tf32() -> None:
+    """Make float32 mean float32; at the start of a process, since torch.compile starts anew at a change."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def wanted(what: Net | Chain | Product, batch: int) -> Array:
+    """Return the result as it should be: float32 by torch without TF32 (`no_tf32`), or exact integers."""
     with torch.no_grad():
         if isinstance(what, Product):
             return _exact(what)
         if isinstance(what, Chain):
             x = torch.from_numpy(what.sample()).half().float().to(device())
-            for matrix in what.real():
-                x = x @ torch.from_numpy(matrix).to(device())
+            for matrix in torch_nets.real_matrices(what, device()):
+                x = x @ matrix
             return np.asarray(x.cpu().numpy())
         module = torch_nets.TorchNet(what, torch.float32, device())
         x = torch_nets.input_tensor(what.sample(batch), torch.float32, device())

@@ -13,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Kind = TypeVar("Kind", bound=np.generic)
 Option = int | float | str | tuple[int, ...]
 
-_PERIOD = 17
+PERIOD = 17
 # Below this, weights do not repeat.
 _SMALL = 1 << 14
 
@@ -123,10 +125,14 @@ def repeating(
     rng: np.random.Generator, shape: tuple[int, ...], scale: float, around: float = 0.0, axis: int = 0
 ) -> Floats:
     """Return random numbers; of big arrays, what makes an output (along `axis`) repeats every 17 outputs."""
-    repeat = prod(shape) > _SMALL and shape[axis] > _PERIOD
-    few = tuple(_PERIOD if repeat and at == axis else n for at, n in enumerate(shape))
-    block = (rng.standard_normal(few) * scale + around).astype(np.float32)
-    return np.ascontiguousarray(block.take(np.arange(shape[axis]) % few[axis], axis))
+    repeat = prod(shape) > _SMALL and shape[axis] > PERIOD
+    few = tuple(PERIOD if repeat and at == axis else n for at, n in enumerate(shape))
+    return repeated((rng.standard_normal(few) * scale + around).astype(np.float32), shape[axis], axis)
+
+
+def repeated(block: npt.NDArray[Kind], size: int, axis: int) -> npt.NDArray[Kind]:
+    """Return an array of `size` along an axis that repeats a smaller one."""
+    return np.ascontiguousarray(block.take(np.arange(size) % block.shape[axis], axis))
 
 
 def resnet50(size: int = 224, width: int = 64, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Net:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .nets import repeating
+from .nets import PERIOD, repeated, repeating
 
 Codes = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.float32]
@@ -43,9 +43,9 @@ class Chain:
         """Yield integers [width, width] from -8 to 7 and scales [width / block, width] of every product."""
         for number in range(self.count):
             rng = np.random.default_rng((7, number))
-            codes = np.clip(np.rint(repeating(rng, (self.width, self.width), 3.0, axis=1)), -8, 7).astype(
-                np.int8
-            )
+            few = min(PERIOD, self.width)
+            block = np.clip(np.rint(rng.standard_normal((self.width, few)) * 3.0), -8, 7).astype(np.int8)
+            codes = repeated(block, self.width, 1)
             spread = 1.0 / (3.0 * self.width**0.5)
             scales = repeating(rng, (self.width // self.block, self.width), 0.1 * spread, spread, 1)
             yield codes, scales.astype(np.float16).astype(np.float32)

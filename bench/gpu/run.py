@@ -146,7 +146,9 @@ class Session:
         mode = _QUICK if f"{workload}-b{batch}" in late else ""
         first = self._step(workload, batch, {}, mode)
         who = str(first.get("who") or "")
-        if first["state"] == "done" or not who:
+        # From here on the times are there: what came after them costs its own cells.
+        timed = first.get("stage") in ("energy", "kernels")
+        if first["state"] == "done" or not who or timed:
             return first
         print(
             f"{workload}-b{batch}: {first['state']} at {first.get('stage')}, {who}; again without it",

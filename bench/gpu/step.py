@@ -18,7 +18,7 @@ import torch
 from . import meter
 from .build import program_name
 from .candidate import Candidate, on_gpu, synchronize
-from .check import BFLOAT, judge, wanted
+from .check import BFLOAT, judge, no_tf32, wanted
 from .kernels import kernel_times
 from .machine import describe
 from .own import OwnCandidate, why_not
@@ -197,6 +197,7 @@ def main() -> None:
     options = Options(given.programs, given.cache, given.without, given.tiny, given.mode)
     record = Record(given.out, {"workload": given.workload, "batch": given.batch})
     torch.manual_seed(0)
+    no_tf32()
     if not on_gpu():
         torch.set_num_threads(1)
     record.note("start")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -98,13 +98,22 @@ class HalfChain(nn.Module):
 
     def __init__(self, chain: Chain, device: str) -> None:
         super().__init__()
-        self.matrices = [torch.from_numpy(w).to(device, torch.float16) for w in chain.real()]
+        self.count = chain.count
+        for number, matrix in enumerate(real_matrices(chain, device)):
+            self.register_buffer(f"w{number}", matrix.half())
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply in turn."""
-        for matrix in self.matrices:
-            x = x @ matrix
+        for number in range(self.count):
+            x = x @ getattr(self, f"w{number}")
         return x
+
+
+def real_matrices(chain: Chain, device: str) -> Iterator[Tensor]:
+    """Yield the chain's matrices as they are meant, float32, made on the device."""
+    for codes, scales in chain.layers():
+        wide = torch.from_numpy(scales).to(device).repeat_interleave(chain.block, 0)
+        yield torch.from_numpy(codes).to(device).float() * wide
 
 
 class PackedChain(nn.Module):
@@ -112,15 +121,16 @@ class PackedChain(nn.Module):
 
     def __init__(self, chain: Chain, device: str) -> None:
         super().__init__()
-        self.block, self.layers = chain.block, []
-        for codes, scales in chain.layers():
+        self.block, self.count = chain.block, chain.count
+        for number, (codes, scales) in enumerate(chain.layers()):
             wide = torch.from_numpy((codes + 8).astype(np.uint8))
-            packed = (wide[::2] | (wide[1::2] << 4)).to(device)
-            self.layers.append((packed, torch.from_numpy(scales).to(device, torch.float16)))
+            self.register_buffer(f"q{number}", (wide[::2] | (wide[1::2] << 4)).to(device))
+            self.register_buffer(f"s{number}", torch.from_numpy(scales).to(device, torch.float16))
 
     def forward(self, x: Tensor) -> Tensor:
         """Unpack, scale and multiply in turn."""
-        for packed, scales in self.layers:
+        for number in range(self.count):
+            packed, scales = getattr(self, f"q{number}"), getattr(self, f"s{number}")
             codes = torch.stack((packed & 15, packed >> 4), 1).to(torch.float16) - 8
             blocks = codes.view(-1, self.block, x.shape[1]) * scales[:, None]
             x = x @ blocks.view(-1, x.shape[1])
@@ -155,7 +165,9 @@ class Int8Product(nn.Module):
 
     def __init__(self, product: Product, device: str) -> None:
         super().__init__()
-        self.w = torch.from_numpy(np.ascontiguousarray(product.weights().T)).to(device).t()
+        self.w: Tensor
+        # A buffer stays where it is, so that a recorded graph need not copy it.
+        self.register_buffer("w", torch.from_numpy(np.ascontiguousarray(product.weights().T)).to(device).t())
         self.factor = float(product.factor)
 
     def forward(self, x: Tensor) -> Tensor:
