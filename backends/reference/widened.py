@@ -10,9 +10,12 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
 from .base import Array, Kernel, is_float, wide
+
+_Any = npt.NDArray[np.generic]
 
 WIDENED = frozenset({
     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Celu", "Cos", "Cosh",
@@ -55,7 +58,7 @@ def widened(kernel: type[OpRun], op_type: str) -> type[OpRun]:
     return Widened
 
 
-def singles(inputs: Sequence[Array | None]) -> tuple[list[Array | None], np.dtype[np.generic] | None]:
+def singles(inputs: Sequence[_Any | None]) -> tuple[list[_Any | None], np.dtype[np.generic] | None]:
     """Return the inputs of an operator that ONNX writes as others, half floats as float32, and their type."""
     floats = [x.dtype for x in inputs if isinstance(x, np.ndarray) and is_float(x) and x.dtype.itemsize == 2]
     if not floats:

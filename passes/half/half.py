@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
+from ...compiler.errors import PipelineError
 from ...compiler.exclusion import excluded_by
 from ...compiler.ir.walk import all_nodes
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
@@ -44,6 +45,14 @@ class Half:
     type: Literal["float16", "bfloat16"] = "float16"
     io: Literal["float32", "half"] = "float32"
     keep: str = ""
+
+    def __post_init__(self) -> None:
+        if self.type == "bfloat16" and self.io == "half":
+            raise PipelineError(
+                "half-io",
+                "half: inputs and outputs in bfloat16, which NumPy arrays cannot carry",
+                "leave io out",
+            )
 
     def apply(self, model: ir.Model, ctx: Context) -> PassStats:
         """Convert what is safe; see the class.

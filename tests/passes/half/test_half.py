@@ -9,7 +9,7 @@ import pytest
 
 from pared.backends.reference import evaluate
 from pared.compiler.data import open_samples
-from pared.compiler.errors import DataError, ModelError
+from pared.compiler.errors import DataError, ModelError, PipelineError
 from pared.compiler.ir.export import signature_of
 from pared.compiler.ir.importer import import_model
 from pared.compiler.ir.walk import all_nodes
@@ -99,6 +99,11 @@ def test_half_ports_on_demand() -> None:
     assert [v.dtype for v in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT16] * 2
     assert record.stats.details["casts"] == 0
     assert [v.name for v in (*model.graph.inputs, *model.graph.outputs)] == ["x", "y"]
+
+
+def test_ports_in_bfloat16_are_refused() -> None:
+    with pytest.raises(PipelineError, match="NumPy arrays cannot carry"):
+        Half(type="bfloat16", io="half")
 
 
 KEPT = {
