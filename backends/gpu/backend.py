@@ -70,7 +70,7 @@ class GpuBackend:
         if engine == ort.ENGINE:
             return ort.lower(model)
         self._compiled.add(arch_of(target))
-        return lower(model, target)
+        return lower(model, target, ctx.decisions)
 
     def load(
         self, folder: Path, engine: str, options: Mapping[str, object], threads: int | None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -205,6 +206,15 @@ class CudaDevice:
             self._call("cuModuleGetFunction", ctypes.byref(handle), module, name.encode())
             found[name] = handle.value or 0
         return found
+
+    @contextmanager
+    def loaded(self, image: bytes, names: Sequence[str]) -> Iterator[dict[str, int]]:
+        """Yield handles of the kernels of machine code that is unloaded afterwards."""
+        handles = self.functions(image, names)
+        try:
+            yield handles
+        finally:
+            self._try("cuModuleUnload", ctypes.c_void_p(self._modules.pop()))
 
     def launch(self, function: int, grid: Dims, block: Dims, shared: int, buffers: Sequence[int]) -> None:
         """Queue one kernel whose arguments are the addresses `buffers`."""

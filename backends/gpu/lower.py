@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from ...compiler.backend import Payload, Port, Signature
-from ...compiler.cuda import cuda_devices
+from ...compiler.cuda import cuda_devices, runs_on
 from ...compiler.errors import MissingTool, UnsupportedOp
 from ...compiler.ir.export import signature_of, to_bytes
 from ...compiler.target import Target
@@ -36,13 +36,16 @@ def arch_of(target: Target) -> str:
     return target.isa.arch
 
 
-def lower(model: ir.Model, target: Target) -> Payload:
+def lower(model: ir.Model, target: Target, decisions: Mapping[str, str] | None = None) -> Payload:
     """Compile a model; `model` is not edited. The graph goes along as `model.onnx`, for comparing layers.
+
+    `decisions` are the schedules of an artifact that is built again; None: choose.
 
     Raises:
         MissingTool: TVM or nvcc are not here.
         UnsupportedOp: a node that no kernel takes, with the reason; an open size.
     """
+    from .choosing import choose_on_device, note_of
     from .emulate import describe
     from .kernels import build
     from .nvcc import compile_cubin, find_nvcc
@@ -54,22 +57,23 @@ def lower(model: ir.Model, target: Target) -> Payload:
     arch = arch_of(target)
     calls, batched = calls_of_sizes(model, batch_sizes(target))
     functions = {name: f for size in calls for name, f in size.functions.items()}
-    kernels = build(functions, arch)
+    choices = choose_on_device(functions, arch, decisions)
+    kernels = build(functions, arch, choices.wanted)
     programs, weights = make_programs(calls, kernels.functions, signature_of(model), arch, batched=batched)
     stored = Programs(programs=programs).model_dump_json().encode()
     files = {"model.onnx": to_bytes(model), PROGRAM: stored, WEIGHTS: weights}
     for name, source, contract in zip(CODE, kernels.sources, (True, False), strict=True):
         files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
     files[EMULATION] = describe(functions, kernels.functions).encode()
-    attachments = {REPORT: json.dumps(_report(programs), indent=1) + "\n"}
-    return Payload("tvm", files, {"arch": arch}, attachments, notes=_notes(arch))
+    attachments = {REPORT: json.dumps(_report(programs), indent=1) + "\n", **choices.attachments()}
+    notes = (note_of(choices, arch), *_emulated(arch))
+    return Payload("tvm", files, {"arch": arch}, attachments, choices.timed(), notes=notes)
 
 
-def _notes(arch: str) -> tuple[str, ...]:
-    choice = f"kernels are the static choice for {arch}; no device timed them"
-    if cuda_devices():
-        return (choice,)
-    return (choice, "no GPU here: checked by emulation on this CPU, the mapping to threads has not run")
+def _emulated(arch: str) -> tuple[str, ...]:
+    if any(runs_on(arch, chip) for chip in cuda_devices()):
+        return ()
+    return ("no GPU here: checked by emulation on this CPU, the mapping to threads has not run",)
 
 
 def need_tvm() -> None:
