@@ -52,6 +52,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     from .emit.attention import use_attention
     from .emit.lowbit import use_lowbit_products
     from .emit.lowbit_binary import use_binary_layers
+    from .emit.lowbit_blocks import use_blocks
     from .emit.rules import RULES
     from .emit.walk import emit_model
 
@@ -59,6 +60,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     use_integer_layers(draft)
     use_attention(draft)
     use_binary_layers(draft)
+    use_blocks(draft)
     use_lowbit_products(draft)
     expand_custom_ops(draft)
     RemoveUnusedNodesPass()(draft)

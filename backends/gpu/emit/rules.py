@@ -12,6 +12,7 @@ from . import (
     loops,
     lowbit,
     lowbit_bits,
+    lowbit_blocks,
     moves,
     norms,
     pools,
@@ -31,5 +32,5 @@ _PLAIN = {
 # (domain, operator) -> rule
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op): rule for op, rule in _PLAIN.items()}, **quantized.RULES, **lowbit.RULES, **lowbit_bits.RULES,
-    **attention.RULES,
+    **attention.RULES, **lowbit_blocks.RULES,
 }  # fmt: skip
