@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,20 +113,25 @@ class SimulatedDevice:
             self._run(step)
 
     def _run(self, step: _Launch) -> None:
-        used = [self._allocation(address) for address in step.buffers]
-        places = {start: view(start, self._memory[start]) for start in used}
+        used = {self._allocation(address) for address in step.buffers}
         if not self.orders:
             self._once(step, backwards=False)
             return
-        before = {start: place.copy() for start, place in places.items()}
+        before = self._read(used)
         self._once(step, backwards=False)
-        after = {start: place.copy() for start, place in places.items()}
-        for start, place in places.items():
-            place[:] = before[start]
+        after = self._read(used)
+        self._write(before)
         self._once(step, backwards=True)
-        for start, place in places.items():
-            self._compare(step, start, after[start], place)
-            place[:] = after[start]
+        self._compare(step, after, self._read(used))
+        self._write(after)
+
+    def _read(self, starts: Iterable[int]) -> dict[int, Bytes]:
+        """Return copies: a view in the frame of an error would outlive the memory."""
+        return {start: view(start, self._memory[start]).copy() for start in starts}
+
+    def _write(self, contents: Mapping[int, Bytes]) -> None:
+        for start, content in contents.items():
+            view(start, content.size)[:] = content
 
     def _allocation(self, address: int) -> int:
         for start, count in self._memory.items():
@@ -146,17 +151,18 @@ class SimulatedDevice:
                 f"at most {_STATIC_LIMIT} and together {limit} on {self.arch}",
             )  # fmt: skip
 
-    def _compare(self, step: _Launch, start: int, ascending: Bytes, descending: Bytes) -> None:
-        differ = np.flatnonzero(ascending != descending)
-        if not differ.size:
-            return
-        name = self._kernels[step.function][1]
-        raise SimulationError(
-            "simulation-race",
-            f"{name}: threads in the opposite order give {differ.size} other bytes, "
-            f"from byte {differ[0]} of the buffer at {start:#x}",
-            "a barrier is missing, or something is read that nothing wrote",
-        )
+    def _compare(
+        self, step: _Launch, ascending: Mapping[int, Bytes], descending: Mapping[int, Bytes]
+    ) -> None:
+        for start, content in ascending.items():
+            differ = np.flatnonzero(content != descending[start])
+            if differ.size:
+                raise SimulationError(
+                    "simulation-race",
+                    f"{self._kernels[step.function][1]}: threads in the opposite order give {differ.size} "
+                    f"other bytes, from byte {differ[0]} of the buffer at {start:#x}",
+                    "a barrier is missing, or something is read that nothing wrote",
+                )
 
     def begin_capture(self) -> None:
         """Record launches from here on."""

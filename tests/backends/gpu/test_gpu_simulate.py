@@ -52,14 +52,14 @@ def test_shuffles_stay_in_their_group_of_lanes(kind: str, width: int) -> None:
     lane = np.arange(32)
     first = lane // width * width
     source = {
-        "up": np.where(lane - 3 >= first, lane - 3, lane),
-        "down": np.where(lane + 3 < first + width, lane + 3, lane),
-        "xor": np.where((lane ^ 3) < first + width, lane ^ 3, lane),
-        "index": first + 3 % width,
+        "up": np.where(lane - 5 >= first, lane - 5, lane),
+        "down": np.where(lane + 5 < first + width, lane + 5, lane),
+        "xor": np.where((lane ^ 5) < first + width, lane ^ 5, lane),
+        "index": first + 5 % width,
     }[kind]
     name = "__shfl_sync" if kind == "index" else f"__shfl_{kind}_sync"
     out = np.zeros(32, np.int32)
-    run(f"a[threadIdx.x] = {name}(0xffffffffu, (int)threadIdx.x * 7, 3, {width});", out)
+    run(f"a[threadIdx.x] = {name}(0xffffffffu, (int)threadIdx.x * 7, 5, {width});", out)
     assert out.tolist() == (source * 7).tolist()
 
 
@@ -106,21 +106,28 @@ def test_a_missing_barrier_is_found(lanes: int) -> None:
         run(text, a, b, block=lanes)
 
 
-def test_overwriting_what_others_still_read_is_found() -> None:
+@pytest.mark.parametrize("lanes", [32, 64])
+def test_overwriting_what_others_still_read_is_found(lanes: int) -> None:
     body = """__shared__ int s[64];
               int sum = 0;
               for (int i = 0; i < 4; ++i) {
                 s[threadIdx.x] = a[i * 64 + threadIdx.x];
                 __syncthreads();
-                sum += s[63 - threadIdx.x];
+                sum += s[LAST - threadIdx.x];
                 BARRIER
               }
-              b[threadIdx.x] = sum;"""
-    a, b = np.arange(256, dtype=np.int32), np.zeros(64, np.int32)
-    run(body.replace("BARRIER", "__syncthreads();"), a, b, block=64)
-    assert np.array_equal(b, a.reshape(4, 64).sum(0)[::-1])
+              b[threadIdx.x] = sum;""".replace("LAST", str(lanes - 1))
+    a, b = np.arange(256, dtype=np.int32), np.zeros(lanes, np.int32)
+    run(body.replace("BARRIER", "__syncthreads();"), a, b, block=lanes)
+    assert np.array_equal(b, a.reshape(4, 64)[:, :lanes].sum(0)[::-1])
     with pytest.raises(SimulationError, match="barrier is missing"):
-        run(body.replace("BARRIER", ""), a, b, block=64)
+        run(body.replace("BARRIER", ""), a, b, block=lanes)
+
+
+def test_a_block_does_not_see_the_shared_memory_of_the_one_before() -> None:
+    body = "__shared__ int s[32]; if (blockIdx.x != 1) s[threadIdx.x] = 1; a[blockIdx.x] = s[threadIdx.x];"
+    with pytest.raises(SimulationError, match="nothing wrote"):
+        run(body, np.zeros(3, np.int32), grid=3)
 
 
 def test_reading_what_nothing_wrote_is_found() -> None:
