@@ -61,7 +61,8 @@ def probe(kind: str, path: Path, inputs: Arrays, threads: int) -> Footprint:
         for index, name in enumerate(names):
             np.save(Path(folder) / f"{index}.npy", inputs[name], allow_pickle=False)
         request = {"kind": kind, "path": str(path), "names": names, "folder": folder, "threads": threads}
-        command = [sys.executable, "-m", "pared.bench.probe"]
+        # -P: the working folder may hold a folder `pared`, as the source does, which would hide the package.
+        command = [sys.executable, "-P", "-m", "pared.bench.probe"]
         try:
             done = subprocess.run(
                 command,

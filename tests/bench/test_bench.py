@@ -179,6 +179,13 @@ def test_the_probe_does_not_see_the_memory_of_its_parent(case) -> None:
     assert found.peak_bytes < ballast.nbytes
 
 
+def test_a_folder_named_pared_beside_does_not_hide_the_package(case, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "pared").mkdir()
+    (tmp_path / "pared" / "__init__.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    assert probe("onnxruntime", case.model, {"x": case.x}, 1).first_run_ms > 0
+
+
 def test_a_probe_that_fails_says_why(case, tmp_path: Path) -> None:
     with pytest.raises(ParedError, match="does not load") as caught:
         probe("onnxruntime", tmp_path / "none.onnx", {"x": case.x}, 1)

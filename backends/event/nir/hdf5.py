@@ -63,7 +63,7 @@ def read_tree(path: Path) -> Tree:
     if begins != SIGNATURE:
         raise damaged(path, "it does not begin as HDF5 files do")
     seconds = _SECONDS + size // _BYTES_PER_SECOND
-    command = [sys.executable, "-m", f"{__package__}.hdf5_child", str(path), str(size), str(seconds)]
+    command = [sys.executable, "-P", "-m", f"{__package__}.hdf5_child", str(path), str(size), str(seconds)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=2 * seconds, check=False)
     except subprocess.TimeoutExpired as err:

@@ -204,6 +204,15 @@ def test_hostile_hdf5_is_refused(tmp_path, kind, text):
     assert caught.value.reason == "hdf5-damaged"
 
 
+def test_a_folder_named_pared_beside_does_not_hide_the_reader(tmp_path, monkeypatch):
+    path = tmp_path / "n.nir"
+    path.write_bytes(write_tree({"version": np.float64(1.0)}))
+    (tmp_path / "pared").mkdir()
+    (tmp_path / "pared" / "__init__.py").write_text("raise ImportError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    assert read_tree(path) == {"version": 1.0}
+
+
 def test_a_file_that_is_cut_off_or_something_else_is_refused(tmp_path):
     content = write_nir(chain(neuron()))
     for wrong in (content[: len(content) // 2], b"", b"PK\x03\x04", content[:8]):
