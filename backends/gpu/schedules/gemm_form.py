@@ -56,7 +56,12 @@ class Product:
 
     def width(self, side: int) -> int:
         """Return the bytes of an element of an operand."""
-        return _ELEMENT_BYTES[self.dtypes[side]]
+        return element_bytes(self.dtypes[side])
+
+
+def element_bytes(dtype: str) -> int:
+    """Return the bytes of an element."""
+    return _ELEMENT_BYTES[dtype]
 
 
 def product_of(function: tirx.PrimFunc) -> Product | None:

@@ -9,23 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from . import fallback, recurrent, tensor_core
+from . import depthwise, fallback, recurrent, tensor_core
 from .base import Chip, Entry
 
 if TYPE_CHECKING:
     from tvm import tirx
 
-TABLE: tuple[Entry, ...] = (*recurrent.ENTRIES, *tensor_core.ENTRIES, *fallback.ENTRIES)
+TABLE: tuple[Entry, ...] = (
+    *recurrent.ENTRIES, *depthwise.ENTRIES, *tensor_core.ENTRIES, *fallback.ENTRIES,
+)  # fmt: skip
 
 
 def choose(function: tirx.PrimFunc, chip: Chip, table: Sequence[Entry] = TABLE) -> tuple[str, tirx.PrimFunc]:
     """Return the name of the schedule that takes a function, and the function mapped to threads."""
     for entry in table:
         if entry.takes(function, chip):
-            scheduled = entry.apply(function, chip)
+            scheduled = _applied(entry, function, chip)
             if scheduled is not None:
                 return entry.name, scheduled
     raise AssertionError("the table's last row takes every function")
+
+
+def _applied(entry: Entry, function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
+    """Return the scheduled function, or None where TVM finds no way to transform its loops as asked.
+
+    What stands around a product may be anything; `takes` looks at the product.
+    """
+    from tvm.error import InternalError
+    from tvm.s_tir import ScheduleError
+
+    try:
+        return entry.apply(function, chip)
+    except (ScheduleError, InternalError):
+        return None
 
 
 def alternatives(
@@ -34,7 +50,7 @@ def alternatives(
     """Yield every schedule that takes a function, by name: the static choice, its other sizes, other rows."""
     for entry in table:
         if entry.takes(function, chip):
-            scheduled = entry.apply(function, chip)
+            scheduled = _applied(entry, function, chip)
             if scheduled is None:
                 continue
             yield entry.name, scheduled
