@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ...compiler.errors import UnsupportedOp
 from .program import Step, Tensor
 
 if TYPE_CHECKING:
@@ -76,7 +77,11 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
 
 
 def calls_of(module: tvm.IRModule) -> Calls:
-    """Read the calls off a fused module's `main`."""
+    """Read the calls off a fused module's `main`.
+
+    Raises:
+        UnsupportedOp: `gpu-unsupported`: an output is constant, so no kernel writes it.
+    """
     from tvm import tirx
 
     main = module["main"]
@@ -87,6 +92,13 @@ def calls_of(module: tvm.IRModule) -> Calls:
             reader.read(binding)
     functions = {g.name_hint: f for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
     outputs = tuple(reader.names(main.body.body))
+    for position, name in enumerate(outputs):
+        if name in reader.constants:
+            raise UnsupportedOp(
+                "gpu-unsupported",
+                f"gpu: output {position} does not depend on any input",
+                "use --fallback cpu, or take it out of the model",
+            )
     return Calls(functions, tuple(reader.steps), reader.tensors, reader.constants, inputs, outputs)
 
 

@@ -262,7 +262,6 @@ def emit_node(emitter: Emitter, node: ir.Node) -> None:
 def _results(emitter: Emitter, outputs: Sequence[ir.Value]) -> list[Expr]:
     """Return the outputs, each with memory of its own: inputs and repeated values are copied."""
     from tvm import te
-    from tvm.ir import GenericConst
 
     def copy(t: te.Tensor) -> te.Tensor:
         return te.compute(t.shape, lambda *at: t(*at), name="copy")
@@ -270,12 +269,6 @@ def _results(emitter: Emitter, outputs: Sequence[ir.Value]) -> list[Expr]:
     results: list[Expr] = []
     for value in outputs:
         result = emitter.plain(value)
-        if isinstance(result, GenericConst):
-            raise UnsupportedOp(
-                "gpu-unsupported",
-                f"gpu: output {value.name!r} does not depend on any input",
-                "use --fallback cpu, or take it out of the model",
-            )
         if value.is_graph_input() or any(result.same_as(other) for other in [*results, *_inputs(emitter)]):
             result = emitter.compute("copy", copy, result)
         results.append(result)
