@@ -17,7 +17,7 @@ FOLDERS = ("compiler", "passes", "backends", "targets", "bench")
 ERRORS = frozenset(
     {
         "ParedError", "ModelError", "InvalidGraph", "UnsupportedOp", "DataError", "PipelineError",
-        "PassFailed", "TargetError", "ArtifactError", "MissingTool",
+        "PassFailed", "TargetError", "ArtifactError", "MissingTool", "SimulationError",
     }
 )  # fmt: skip
 PURPOSES = "`calibration-`, `test-` or `input-`"
