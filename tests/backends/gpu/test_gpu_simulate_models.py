@@ -46,9 +46,24 @@ def dense(k: int, n: int) -> ir.Model:
     )  # fmt: skip
 
 
+def many_channels(c: int, m: int) -> ir.Model:
+    """Return a quantized convolution with channels enough for tensor cores."""
+    rng = np.random.default_rng(c)
+    return model_of(
+        """xr = DequantizeLinear(x, xs, xz)
+           wr = DequantizeLinear<axis = 0>(w, ws)
+           c = Conv<pads = [1,1,1,1], strides = [2,1]>(xr, wr)
+           y = QuantizeLinear(c, ys, yz)""",
+        f"int8[1,{c},9,7] x", f"int8[1,{m},p,q] y", w=rng.integers(-127, 128, (m, c, 3, 3)).astype(np.int8),
+        ws=rng.uniform(0.001, 0.01, m).astype(np.float32), xs=np.float32(0.02), xz=np.int8(-5),
+        ys=np.float32(0.3), yz=np.int8(4),
+    )  # fmt: skip
+
+
 _INTEGERS = {
     "convolution": lambda: quantized_conv(np.random.default_rng(0), 131),
     "depthwise convolution": lambda: quantized_conv(np.random.default_rng(1), -7, group=4, kind="int8"),
+    "convolution of whole tiles": lambda: many_channels(32, 48),
     "dense layer": lambda: dense(24, 10),
     "dense layer of whole tiles": lambda: dense(64, 64),
 }
