@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 import tempfile
@@ -17,8 +18,10 @@ from ..recipe import Recipe
 from ..records import Metric, Origin
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from ..artifact.read import Artifact
-    from ..backend import Array
+    from ..backend import Array, Port, Signature
     from ..data import Samples, Source
     from ..ir.importer import ModelSource
     from ..manager import Manager
@@ -176,7 +179,7 @@ def compile_recipe(
         job, variants, notes = _variants(job, manager, repeat)
         notes += placement_notes(job, variants)
         clock.lap("passes")
-        oracle = Oracle(variants.models, _golden(job, variants), recipe.seed)
+        oracle = Oracle(variants.models, _fitted(_golden(job, variants), variants), recipe.seed)
         pinned = recipe.choice if repeat is None else repeat.choice.candidate
         choice = choose(job, variants, oracle, scratch, pinned)
         clock.lap("choose")
@@ -223,6 +226,28 @@ def _golden(job: Job, variants: Variants) -> list[dict[str, Array]]:
     )
 
 
+def _signature(signature: Signature, model: ir.Model) -> Signature:
+    """Return a model's ports with the element types that its compiled form has."""
+    kinds = {v.name: v.dtype.name for v in (*model.graph.inputs, *model.graph.outputs) if v.dtype is not None}
+
+    def typed(ports: Sequence[Port]) -> tuple[Port, ...]:
+        return tuple(dataclasses.replace(port, dtype=kinds.get(port.name, port.dtype)) for port in ports)
+
+    return dataclasses.replace(signature, inputs=typed(signature.inputs), outputs=typed(signature.outputs))
+
+
+def _fitted(inputs: Sequence[Mapping[str, Array]], variants: Variants) -> list[dict[str, Array]]:
+    """Return inputs rounded to what the asked variant reads: half floats fit the float model too."""
+    import numpy as np
+
+    ports = variants.models[variants.asked].graph.inputs
+    halves = {port.name for port in ports if port.dtype is not None and port.dtype.name == "FLOAT16"}
+    return [
+        {name: np.asarray(a, np.float16) if name in halves else a for name, a in one.items()}
+        for one in inputs
+    ]
+
+
 def _report(
     job: Job, variants: Variants, choice: Choice, clock: _Clock, notes: Sequence[str]
 ) -> CompileReport:
@@ -242,7 +267,7 @@ def _report(
         target=job.target.name,
         precision=choice.variant,
         pipeline=job.recipe.pipeline or "",
-        signature=job.signature,
+        signature=_signature(job.signature, variants.models[choice.variant]),
         original=count(job.imported.model),
         compiled=count(variants.models[choice.variant]),
         passes=tuple(PassSummary.of(record) for record in variants.records),

@@ -72,7 +72,7 @@ def _manifest(
     calibration = job.ctx.calibration
     return Manifest(
         name=job.imported.model.graph.name or "model",
-        signature=SignatureRecord.of(job.signature),
+        signature=SignatureRecord.of(report.signature),
         target=TargetRecord(name=job.target.name, digest=job.target.digest, resolved=job.target.to_json()),
         engine=EngineRecord(
             backend=job.backend.name, name=choice.payload.engine, options=dict(choice.payload.options)
