@@ -142,6 +142,16 @@ class Executable(Protocol):
 
 
 @runtime_checkable
+class RunsBatches(Protocol):
+    """An executable that is faster with several samples at once."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes it is made for, ascending; it takes any."""
+        ...
+
+
+@runtime_checkable
 class RunsTensors(Protocol):
     """An executable with device memory, for tensors of other libraries."""
 

@@ -56,7 +56,7 @@ def run_file(
     _check_output(output)
     with load(artifact, threads=threads) as executable:
         samples = open_samples(source, executable.signature, purpose="input")
-        results = _run_all(executable, samples, progress)
+        results = _run_all(executable, samples, progress, executable.best_rows)
     output_bytes = write_npz(output, results)
     return RunReport(
         artifact=artifact,
@@ -94,11 +94,13 @@ def _check_output(path: Path) -> None:
         )
 
 
-def _run_all(executable: Executable, samples: Samples, progress: Progress) -> dict[str, Array]:
+def _run_all(
+    executable: Executable, samples: Samples, progress: Progress, at_once: int = 1
+) -> dict[str, Array]:
     collected: dict[str, list[Array]] = {port.name: [] for port in executable.signature.outputs}
     joins: dict[str, bool] = dict.fromkeys(collected, True)
-    for index, inputs in enumerate(samples.batches()):
-        progress("run", index, len(samples))
+    for index, inputs in enumerate(samples.batches(at_once)):
+        progress("run", index * at_once, len(samples))
         rows = _rows(inputs)
         for name, array in executable.run(inputs).items():
             collected[name].append(array)

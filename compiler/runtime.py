@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from .artifact.read import Artifact, open_artifact, steadily
-from .backend import Array, Executable, HasDevices, RunsTensors, Signature
+from .backend import Array, Executable, HasDevices, RunsBatches, RunsTensors, Signature
 from .errors import ArtifactError, TargetError
 from .metering import DeviceMeter, Metered
 from .streams import EventStream, Streams, window_of
@@ -65,6 +65,13 @@ class LoadedModel:
                 "call run; it takes what NumPy can read",
             )
         return executable.run_dlpack(inputs, outputs)
+
+    @property
+    def best_rows(self) -> int:
+        """How many samples a run should have where there are many: 1 unless it was compiled for batches."""
+        executable = self._opened()
+        opened = any(port.shape and isinstance(port.shape[0], str) for port in self._signature.inputs)
+        return executable.sizes[-1] if opened and isinstance(executable, RunsBatches) else 1
 
     def meter(self, rows: int = 1) -> DeviceMeter | None:
         """Return what measures runs of `rows` samples on a device; None for the host's engines."""

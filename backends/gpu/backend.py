@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 from ...compiler.backend import Executable, Payload, Verdict
 from ...compiler.cuda import cuda_devices, runs_on
 from ...compiler.errors import MissingTool
-from ..reference.backend import has_kernel
 from .options import NAMES
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ class GpuBackend:
     def supports(self, node: ir.Node, target: Target) -> Verdict:
         """Take what the target allows and a rule emits; quantized layers are judged as a whole by `lower`."""
         from ...compiler.ops.constants import constant_expression
+        from ..reference.backend import has_kernel
         from .emit.rules import RULES
 
         limit = target.allows(node)
@@ -79,12 +79,14 @@ class GpuBackend:
 
         What this instance compiled for a chip that is not here, it checks on an emulated device.
         """
-        from . import ort
+        _known(engine)
+        if engine != _ENGINE:
+            from . import ort
+
+            return ort.load(folder, options)
+        # Nothing from here on needs more than NumPy, pydantic and the CUDA driver.
         from .loading import EMULATED, load
 
-        _known(engine)
-        if engine == ort.ENGINE:
-            return ort.load(folder, options)
         device = options.get("device")
         assert device is None or isinstance(device, int | str), "an index or a word"
         arch = str(options.get("arch", ""))

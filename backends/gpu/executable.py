@@ -18,9 +18,8 @@ from .dlpack import HOST_PLACES, host_array, place_of
 from .driver import CudaDevice
 from .graphs import Graphs
 from .lanes import Lanes, port_bytes
-from .lower import fixed_signature
 from .meter import GpuMeter
-from .program import Launch, PortRecord, Program
+from .program import Launch, PortRecord, Program, fixed_signature
 from .tensors import Tensors
 
 

@@ -13,8 +13,7 @@ from ...compiler.errors import ArtifactError, MissingTool, PipelineError
 from .device import Device
 from .driver import open_driver
 from .executable import GpuExecutable
-from .lower import CODE, EMULATION, PROGRAM, WEIGHTS
-from .program import FORMAT, Programs
+from .program import CODE, EMULATION, FORMAT, PROGRAM, WEIGHTS, Programs
 
 # Index of the device that runs artifacts, or `emulated`.
 VARIABLE = "PARED_CUDA_DEVICE"

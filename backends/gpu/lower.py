@@ -7,19 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from ...compiler.backend import Payload, Port, Signature
+from ...compiler.backend import Payload
 from ...compiler.cuda import cuda_devices, runs_on
 from ...compiler.errors import MissingTool, UnsupportedOp
 from ...compiler.ir.export import signature_of, to_bytes
 from ...compiler.target import Target
 from .options import batch_sizes
-from .program import Program, Programs
+from .program import CODE, EMULATION, PROGRAM, WEIGHTS, Program, Programs
 
-PROGRAM, WEIGHTS = "model.json", "model.weights"
-# Kernels that may contract sums and products, and those that may not.
-CODE = ("model.cubin", "model_exact.cubin")
-# The functions before scheduling, for machines without a device.
-EMULATION = "model.emulation.json"
 REPORT = "gpu.json"
 
 
@@ -66,8 +61,17 @@ def lower(model: ir.Model, target: Target, decisions: Mapping[str, str] | None =
         files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
     files[EMULATION] = describe(functions, kernels.functions).encode()
     attachments = {REPORT: json.dumps(_report(programs), indent=1) + "\n", **choices.attachments()}
-    notes = (note_of(choices, arch), *_emulated(arch))
+    notes = (note_of(choices, arch), *_emulated(arch), *_unrun(programs))
     return Payload("tvm", files, {"arch": arch}, attachments, choices.timed(), notes=notes)
+
+
+def _unrun(programs: Sequence[Program]) -> tuple[str, ...]:
+    sizes = [str(program.inputs[0].shape[0]) for program in programs if program.batched]
+    if len(sizes) < 2:
+        return ()
+    return (
+        f"programs for batches of {', '.join(sizes[1:])} have not run: samples are checked one at a time",
+    )
 
 
 def _emulated(arch: str) -> tuple[str, ...]:
@@ -130,12 +134,3 @@ def _report(programs: Sequence[Program]) -> dict[str, object]:
         "memory": {"arena_bytes": arena, "weight_bytes": programs[0].weight_bytes},
         "launches": launches,
     }
-
-
-def fixed_signature(program: Program) -> Signature:
-    """Return inputs and outputs of a loaded program; an open first size is called `batch`."""
-    ports = [
-        tuple(Port(p.name, p.dtype, ("batch", *p.shape[1:]) if program.batched else p.shape) for p in records)
-        for records in (program.inputs, program.outputs)
-    ]
-    return Signature(*ports)

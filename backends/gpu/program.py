@@ -12,8 +12,17 @@ from typing import Literal
 
 import pydantic
 
+from ...compiler.backend import Port, Signature
+
 Dims = tuple[int, int, int]
 FORMAT = 2
+
+# An artifact's files.
+PROGRAM, WEIGHTS = "model.json", "model.weights"
+# Kernels that may contract sums and products, and those that may not.
+CODE = ("model.cubin", "model_exact.cubin")
+# The functions before scheduling, for machines without a device.
+EMULATION = "model.emulation.json"
 
 Where = Literal["input", "output", "arena", "weights"]
 
@@ -162,3 +171,12 @@ class DeviceFunction:
     parameters: tuple[str, ...]
     kernels: tuple[Kernel, ...]
     scratch: Mapping[str, Tensor]
+
+
+def fixed_signature(program: Program) -> Signature:
+    """Return inputs and outputs of a loaded program; an open first size is called `batch`."""
+    ports = [
+        tuple(Port(p.name, p.dtype, ("batch", *p.shape[1:]) if program.batched else p.shape) for p in records)
+        for records in (program.inputs, program.outputs)
+    ]
+    return Signature(*ports)

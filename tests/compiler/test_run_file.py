@@ -24,6 +24,7 @@ class FakeModel:
     """Computes `y = function(x)` for x float [1, 3]."""
 
     signature = Signature((Port("x", "FLOAT", (1, 3)),), (Port("y", "FLOAT", (1,)),))
+    best_rows = 1
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -50,6 +51,28 @@ def run(samples: Path, function: Function, monkeypatch: pytest.MonkeyPatch) -> t
     report = run_file(Path("out"), samples, output, threads=1, progress=lambda label, done, total: None)
     with np.load(output) as archive:
         return report, archive["y"]
+
+
+class FakeBatches(FakeModel):
+    """Takes any number of samples, three at best."""
+
+    signature = Signature((Port("x", "FLOAT", ("n", 3)),), (Port("y", "FLOAT", ("n", 3)),))
+    best_rows = 3
+
+
+def test_models_that_are_made_for_batches_get_them(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def double(x: Array) -> Array:
+        seen.append(len(x))
+        return np.asarray(x) * 2
+
+    monkeypatch.setattr(module, "load", lambda path, threads: FakeBatches(double))
+    output = samples.parent / "y.npz"
+    run_file(Path("out"), samples, output, threads=1, progress=lambda label, done, total: None)
+    with np.load(output) as archive:
+        np.testing.assert_array_equal(archive["y"], np.arange(12, dtype=np.float32).reshape(4, 3) * 2)
+    assert seen == [3, 1]
 
 
 def test_outputs_with_a_batch_axis_are_concatenated(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:

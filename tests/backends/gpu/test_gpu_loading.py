@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,8 @@ from fake_driver import IMAGE, WEIGHTS, Fake, affine, rows, teach, want
 import pared.backends.gpu.loading as loading
 from pared.backends.gpu.backend import GpuBackend
 from pared.backends.gpu.driver import CudaDevice
-from pared.backends.gpu.lower import CODE, PROGRAM
-from pared.backends.gpu.lower import WEIGHTS as WEIGHT_FILE
-from pared.backends.gpu.program import Programs
+from pared.backends.gpu.program import CODE, PROGRAM, Programs
+from pared.backends.gpu.program import WEIGHTS as WEIGHT_FILE
 from pared.compiler.cuda import cuda_devices
 from pared.compiler.errors import ArtifactError, MissingTool, ParedError, PipelineError, TargetError
 from pared.compiler.machine import find_machine
@@ -124,6 +125,23 @@ def test_damaged_programs_are_refused(folder: Path, text: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         loading.load(folder)
     assert caught.value.reason == "gpu-payload"
+
+
+_LIGHT = """
+import sys
+from pathlib import Path
+import numpy as np
+from pared.backends.gpu.backend import GpuBackend
+model = GpuBackend().load(Path({folder!r}), "tvm", {{"arch": "sm_90"}}, None)
+model.run({{"x": np.ones((3, 8), np.float32)}})
+model.run_dlpack({{"x": np.ones((3, 8), np.float32)}})
+heavy = [name for name in ("tvm", "onnx", "onnx_ir", "onnxruntime", "torch") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+def test_running_needs_numpy_pydantic_and_the_driver_alone(folder: Path) -> None:
+    subprocess.run([sys.executable, "-c", _LIGHT.format(folder=str(folder))], check=True)
 
 
 def test_devices_are_asked_for_once(fake: Fake) -> None:
