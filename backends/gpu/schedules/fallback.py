@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from tvm import tirx
 
 
+# The rules assert what they expect or stumble over what they do not, and some map loops to threads in ways
+# that the lowering then refuses.
+_NOT_EXPECTED = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 def _dlight(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     import tvm
     from tvm.s_tir import dlight
@@ -33,13 +38,10 @@ def _dlight(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
 
 
 def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
-    """Return what a rule makes of a function; None where it is not for it.
-
-    The rules assert what they expect, and some map loops to threads in ways that the lowering then refuses.
-    """
+    """Return what a rule makes of a function; None where it is not for it."""
     import tvm
     from tvm import tirx
-    from tvm.s_tir import ScheduleError, dlight
+    from tvm.s_tir import dlight
 
     try:
         mapped = dlight.ApplyDefaultSchedule(rule)(module)
@@ -48,7 +50,7 @@ def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
         if not isinstance(rule, dlight.gpu.Fallback):
             bound = tirx.transform.BindTarget(tvm.target.Target.current())(mapped)
             tirx.get_default_tir_pipeline(tvm.target.Target.current())[0](bound)
-    except (AssertionError, ScheduleError, ValueError):
+    except _NOT_EXPECTED:
         return None
     return mapped["main"]
 
