@@ -41,6 +41,11 @@ def program_name(workload: str, precision: str, batch: int) -> str:
     return f"{workload}-{precision}-b{batch}"
 
 
+def why_missing(folder: Path, name: str) -> Path:
+    """Return the file that says why a program is not there."""
+    return folder / f"{name}.failed"
+
+
 def programs(
     only: Sequence[str] | None = None, batches: Sequence[int] | None = None
 ) -> Iterator[tuple[Workload, str, int]]:
@@ -166,12 +171,14 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, help="compressed file to write when all are built")
     parser.add_argument("--tiny", action="store_true", help="the sizes of a dry run")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     for workload, precision, batch in programs(options.only, options.batch):
         name = program_name(workload.name, precision, batch)
         try:
             folder = build(workload, precision, batch, options.arch, options.out, tiny=options.tiny)
         except Exception as err:  # whatever it is, the others are worth having
             print(f"{name}: {type(err).__name__}: {err}", flush=True)
+            why_missing(options.out, name).write_text(f"{type(err).__name__}: {err}")
             continue
         print(f"{name}: {json.loads((folder / META).read_text())['seconds']} s", flush=True)
     if options.pack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -51,13 +50,13 @@ def event_times_ms(queue: Callable[[], object], runs: int) -> list[float]:
     """Return the time between CUDA events around each of `runs` calls; wall time where there is no GPU."""
     if not on_gpu():
         return wall_times_ms(queue, runs)
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
-    events[0].record()
-    for event in events[1:]:
+    pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(runs)]
+    for first, last in pairs:
+        first.record()
         queue()
-        event.record()
+        last.record()
     torch.cuda.synchronize()
-    return [a.elapsed_time(b) for a, b in pairwise(events)]
+    return [float(first.elapsed_time(last)) for first, last in pairs]
 
 
 def wall_times_ms(run: Callable[[], object], runs: int) -> list[float]:
@@ -76,19 +75,24 @@ class TorchCandidate:
     Args:
         run: the function.
         x: input on the device.
+        compiled: it may hold recorded graphs, which must know where an inference begins.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        self._run, self._x = run, x
+    def __init__(self, run: Callable[[Tensor], Tensor], x: Tensor, *, compiled: bool = False) -> None:
+        self._run, self._x, self._compiled = run, x, compiled
         self._source = x.detach().cpu().clone()
         self._staged = torch.empty_like(self._source, pin_memory=on_gpu())
         self._result: Tensor | None = None
 
     def queue(self) -> None:
         """Queue one inference."""
-        torch.compiler.cudagraph_mark_step_begin()
+        self._once()
+
+    def _once(self) -> Tensor:
+        if self._compiled:
+            torch.compiler.cudagraph_mark_step_begin()
         with torch.no_grad():
-            self._run(self._x)
+            return self._run(self._x)
 
     def times_ms(self, runs: int) -> list[float]:
         """Return the device's time of each inference."""
@@ -98,9 +102,7 @@ class TorchCandidate:
         """Copy in through page-locked memory, run, copy out."""
         self._staged.copy_(self._source)
         self._x.copy_(self._staged, non_blocking=True)
-        torch.compiler.cudagraph_mark_step_begin()
-        with torch.no_grad():
-            y = self._run(self._x)
+        y = self._once()
         if self._result is None:
             self._result = torch.empty(y.shape, dtype=y.dtype, pin_memory=on_gpu())
         self._result.copy_(y, non_blocking=True)

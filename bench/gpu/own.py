@@ -10,9 +10,9 @@ import torch
 
 from ...backends.gpu.backend import GpuBackend
 from ...backends.gpu.executable import GpuExecutable
-from ...compiler.errors import ParedError
-from .build import META, WANT
-from .candidate import Array, on_gpu, wall_times_ms
+from ...compiler.errors import MissingTool, ParedError
+from .build import META, WANT, why_missing
+from .candidate import Array, on_gpu, synchronize, wall_times_ms
 
 # Torch's spelling of output types.
 _DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "INT8": torch.int8, "INT32": torch.int32}
@@ -30,6 +30,8 @@ class OwnCandidate:
     """
 
     def __init__(self, folder: Path, x: Array) -> None:
+        if not (folder / META).is_file():
+            raise _missing(folder)
         meta = json.loads((folder / META).read_text())
         loaded = GpuBackend().load(folder, meta["engine"], meta["options"], None)
         assert isinstance(loaded, GpuExecutable), "an engine of its own"
@@ -46,6 +48,7 @@ class OwnCandidate:
             sizes = [int(size) for size in given.shape]
             self._there = torch.from_numpy(self._x).cuda()
             self._result = torch.empty(sizes, dtype=_DTYPES[given.dtype], device="cuda")
+            synchronize()
 
     def queue(self) -> None:
         """Queue one inference on tensors of torch's, no copies."""
@@ -61,6 +64,12 @@ class OwnCandidate:
     def host(self) -> Array:
         """Run from NumPy to NumPy, as a user does."""
         return self._loaded.run({self._name: self._x})[self._output]
+
+
+def _missing(folder: Path) -> MissingTool:
+    file = why_missing(folder.parent, folder.name)
+    why = file.read_text().strip().splitlines()[0] if file.is_file() else "it was not compiled here"
+    return MissingTool("program-missing", f"no program {folder.name}: {why}", "give one with --programs")
 
 
 def why_not(err: Exception) -> str:

@@ -71,7 +71,7 @@ def _compiled(module: nn.Module, x: Tensor, mode: str) -> Candidate:
         torch._dynamo.mark_static_address(x)
     else:
         run = torch.compile(module, backend="aot_eager", fullgraph=True)
-    candidate = TorchCandidate(run, x)
+    candidate = TorchCandidate(run, x, compiled=True)
     for _ in range(3):  # the second call warms up the graph's memory, the third records it
         candidate.queue()
         synchronize()

@@ -23,14 +23,14 @@ from .kernels import kernel_times
 from .machine import describe
 from .own import OwnCandidate, why_not
 from .peers import COMPILED, MODE, peers_of
-from .power import measure_energy, open_meter
+from .power import bus_id, measure_energy
 from .quiet import lock_timing
 from .roofs import measure_roofs
 from .workloads import WORKLOADS, Workload, sample_of
 
 OWN = "pared"
-# Rounds, seconds of timing per candidate, seconds of idling, and of being busy for one candidate's energy.
-_ROUNDS, _TIMING, _IDLE, _BUSY = 5, 1.2, 0.7, 0.7
+# Rounds, seconds of timing per candidate, seconds of idling and of being busy for one candidate's energy.
+_ROUNDS, _TIMING, _BUSY = 5, 1.2, 0.6
 
 
 @dataclass
@@ -149,21 +149,14 @@ def _measure(right: Mapping[str, Candidate], options: Options, record: Record) -
         for own in (n for n in times if n.startswith(OWN) and n != name):
             record.candidates[name].setdefault("over", {})[own] = meter.ratio(times[own], found)  # type: ignore[index]
     record.note("energy")
-    power = open_meter(_uuid()) if on_gpu() else "dry run"
-    synchronize()
-    idle = None if isinstance(power, str) else power.idle(_IDLE)
+    place = bus_id() if on_gpu() else "dry run"
     for name, candidate in right.items():
         record.note("energy", name)
         each = float(str(record.candidates[name]["device_ms"]))
-        energy = measure_energy(power, idle, candidate.queue, synchronize, each, _BUSY)
-        record.candidates[name]["energy"] = asdict(energy)
+        record.candidates[name]["energy"] = measure_energy(place, candidate.queue, synchronize, each, _BUSY)
     for name, candidate in right.items():
         record.note("kernels", name)
         record.candidates[name]["kernels"] = kernel_times(candidate.queue)
-
-
-def _uuid() -> str:
-    return str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
 
 
 def warm(workload: Workload, batch: int, options: Options, record: Record) -> None:

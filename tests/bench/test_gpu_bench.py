@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pared.bench.gpu import build, nets, onnx_nets, page, power, processes, shee
 from pared.bench.gpu.products import Chain, Product
 from pared.compiler.ir.importer import import_model
 from pared.compiler.ort import make_session, run_session
+from pared.compiler.records import Metric, Origin
 
 HERE = Path(page.__file__).parent
 TINY = {name: workload.tiny() for name, workload in workloads.WORKLOADS.items()}
@@ -246,30 +248,29 @@ def test_predictions_name_what_bounds_them() -> None:
     assert gemv.seconds(h100) == pytest.approx((2**23 + 2**20 + 2**14) / 3.35e12)
 
 
-class FakeMeter:
-    """A device that takes 50 W idle and 250 W busy, by a clock of its own."""
+def test_energy_is_counted_per_inference_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
 
-    def __init__(self) -> None:
-        self.spent, self.begin = 0.0, time.perf_counter()
+    def meter(bus_id: str, run: Callable[[], int], *, seconds: float) -> tuple[Metric, Metric]:
+        seen.append(run())
+        return (
+            Metric("gpu_energy_per_run", 1500.0, "mJ", Origin.MEASURED, "NVML, idle subtracted"),
+            Metric("gpu_idle_power", 70.0, "W", Origin.MEASURED, "NVML"),
+        )
 
-    def joules(self) -> float:
-        return 250.0 * (time.perf_counter() - self.begin)
+    queued: list[int] = []
+    monkeypatch.setattr(power, "energy_metrics", meter)
+    found = power.measure_energy("0000:01:00.0", lambda: queued.append(1), lambda: None, 10.0, 0.6)
+    # Chunks of 50 ms hold five inferences of 10 ms.
+    assert seen == [5] == [len(queued)]
+    assert found == {"joules": 1.5, "idle_watts": 70.0, "reason": "NVML, idle subtracted"}
 
 
-def test_idle_power_is_subtracted() -> None:
-    found = power.measure_energy(FakeMeter(), 50.0, lambda: None, lambda: time.sleep(0.01), 100.0, 0.1)
-    # One run per 10 ms or more, each 200 W above idle.
-    assert found.joules is not None
-    assert found.joules == pytest.approx(200.0 * 0.01, rel=0.5)
-    assert found.watts == pytest.approx(250.0, rel=0.05)
-
-
-def test_without_nvml_energy_is_null_with_a_reason() -> None:
-    meter = power.open_meter(library="libno-such-thing.so")
-    assert isinstance(meter, str)
-    found = power.measure_energy(meter, None, lambda: None, lambda: None, 1.0, 0.1)
-    assert found.joules is None
-    assert "libno-such-thing" in found.reason
+def test_without_nvml_energy_is_null_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARED_NVML", "libno-such-thing.so")
+    found = power.measure_energy("0000:01:00.0", lambda: None, lambda: None, 1.0, 0.6)
+    assert found["joules"] is None
+    assert "libno-such-thing" in str(found["reason"])
 
 
 def test_a_dry_run_does_not_write_into_the_results() -> None:
