@@ -90,7 +90,7 @@ class Tensors:
         stack.callback(tensor.release)
         if tensor.dtype != port.dtype:
             raise DataError(
-                f"{what}-dtype",
+                "input-dtype" if what == "input" else "output-dtype",
                 f"{what} {port.name!r} needs {port.dtype}, the tensor is {tensor.dtype}",
                 "convert it on the device",
             )
