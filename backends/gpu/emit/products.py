@@ -162,24 +162,48 @@ def _conv_transpose(emitter: Emitter, node: ir.Node) -> Last:
     return Last(_rounded(emitter, _biased(emitter, node, total), dtype_of(x)))
 
 
-def _matmul(emitter: Emitter, node: ir.Node) -> Expr:
+def multiply(emitter: Emitter, x: Expr, matrix: Array, kind: str) -> Expr:
+    """Emit the sums of data [..., K] by a constant matrix [K, N] in the type `kind`.
+
+    The matrix is kept as [N, K], so that a column is one stretch of memory.
+    """
+    from tvm import te
+
+    def formula(t: te.Tensor, w: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, matrix.shape[0]), name="k")
+        return te.compute(
+            (*t.shape[:-1], matrix.shape[1]),
+            lambda *at: te.sum(t(*at[:-1], k).astype(kind) * w(at[-1], k).astype(kind), axis=k),
+            name="product",
+        )
+
+    return emitter.compute("product", formula, x, emitter.constant(matrix.T))
+
+
+def _sums(emitter: Emitter, node: ir.Node, a: Expr, turned: bool) -> Expr:
+    """Return the sums of a product by input 1, `turned` or not."""
     from tvm import relax
 
-    a, b = emitter.operand(node, 0), emitter.operand(node, 1)
-    kind = dtype_of(a)
-    return _rounded(emitter, emitter.emit(relax.op.matmul(a, b, out_dtype=sum_kind(kind))), kind)
+    kind, matrix = sum_kind(dtype_of(a)), constant_expression(node.inputs[1])
+    if matrix is not None and matrix.ndim == 2:
+        return multiply(emitter, a, matrix.T if turned else matrix, kind)
+    b = emitter.operand(node, 1)
+    b = emitter.emit(relax.op.permute_dims(b, (1, 0))) if turned else b
+    return emitter.emit(relax.op.matmul(a, b, out_dtype=kind))
+
+
+def _matmul(emitter: Emitter, node: ir.Node) -> Expr:
+    a = emitter.operand(node, 0)
+    return _rounded(emitter, _sums(emitter, node, a, False), dtype_of(a))
 
 
 def _gemm(emitter: Emitter, node: ir.Node) -> Expr:
     from tvm import relax
 
-    a, b = emitter.operand(node, 0), emitter.operand(node, 1)
-    for flag in ("transA", "transB"):
-        if int_attribute(node, flag, 0):
-            turned = emitter.emit(relax.op.permute_dims(a if flag == "transA" else b, (1, 0)))
-            a, b = (turned, b) if flag == "transA" else (a, turned)
-    wide = sum_kind(dtype_of(a))
-    total = emitter.emit(relax.op.matmul(a, b, out_dtype=wide))
+    a = emitter.operand(node, 0)
+    if int_attribute(node, "transA", 0):
+        a = emitter.emit(relax.op.permute_dims(a, (1, 0)))
+    wide, total = sum_kind(dtype_of(a)), _sums(emitter, node, a, bool(int_attribute(node, "transB", 0)))
     total = _scaled(emitter, total, float_attribute(node, "alpha", 1.0))
     bias = emitter.optional(node, 2)
     if bias is not None:

@@ -21,7 +21,8 @@ from ...reference.base import REFERENCE_DOMAIN
 from ...reference.integer import bias_steps
 from ...reference.linear_quant import RANGES
 from .convolution import data_of
-from .products import convolve, convolve_transposed
+from .lowbit_sparse import integer_sums
+from .products import convolve, convolve_transposed, multiply
 from .tables import looked_up, table_of
 from .walk import Array, Emitter, Last, Rule, axis_in_memory, dtype_of, placed, refuse, shape_of
 
@@ -170,8 +171,6 @@ def _conv_transpose(emitter: Emitter, node: ir.Node) -> Last:
 
 def _product(emitter: Emitter, node: ir.Node) -> Expr:
     """Gemm and MatMul by a constant matrix, or of two computed operands."""
-    from tvm import relax
-
     if constant_expression(node.inputs[_W]) is None:
         return _product_of_data(emitter, node)
     turned = bool(int_attribute(node, "transB", 0))
@@ -182,7 +181,9 @@ def _product(emitter: Emitter, node: ir.Node) -> Expr:
     if int_attribute(node, "transA", 0) or w.ndim != 2:
         raise refuse(node, "a product by a constant that is no matrix from the right")
     matrix = w.T if turned else w
-    total = emitter.emit(relax.op.matmul(_like(emitter, x, w), emitter.constant(matrix), out_dtype="int32"))
+    total = integer_sums(emitter, x, matrix) if w.dtype == np.int8 else None
+    if total is None:
+        total = multiply(emitter, _like(emitter, x, w), matrix, "int32")
     return _requantize(emitter, node, total, _offset(emitter, node, zero, matrix, (0,)))
 
 

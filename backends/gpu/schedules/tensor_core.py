@@ -13,8 +13,9 @@ from math import gcd
 from typing import TYPE_CHECKING
 
 from .base import Chip, Entry, Named
-from .gemm_form import Product, Role, product_of, sides_of
+from .gemm_form import Product, Role, product_of
 from .inline import inline_into_readers, inline_into_writers
+from .matrices import fused, to_matrices
 from .tiles import Tile, ranked
 from .wmma import SIZE, SUMS, Intrinsics, intrinsics
 
@@ -92,20 +93,10 @@ class _Tiled:
         self._multiply(depth)
 
     def _to_matrices(self) -> None:
-        """Make the block C[s, i, j] += A[s, i, k] * B[s, j, k] (or B[s, k, j]), filled up to whole tiles."""
-        schedule, product = self._schedule, self._product
-        b_roles: tuple[Role, ...] = ("s", "j", "k") if self._by_columns else ("s", "k", "j")
-        views = [schedule.reindex(self._block, ("read", side)) for side in (0, 1)]
-        result = schedule.reindex(self._block, ("write", 0))
-        sides = sides_of(schedule.get(self._block))
-        assert sides is not None, "a product that is none any more"
-        for view, axes, roles in zip(views, sides[:2], (("s", "i", "k"), b_roles), strict=True):
-            schedule.transform_layout(view, ("write", 0), _fused(product, axes, roles))
-        self._result_axes = sides[2]
-        schedule.transform_layout(result, ("read", 0), _fused(product, sides[2], ("s", "i", "j")))
-        every = tuple(range(len(product.axes)))
-        schedule.transform_block_layout(self._block, _fused(product, every, ("s", "i", "j", "k")))
-        schedule.pad_einsum(self._block, [1, self._tile.i, self._tile.j, self._tile.k])
+        """Make the block a product of matrices, filled up to whole tiles."""
+        schedule, tile = self._schedule, self._tile
+        self._result_axes = to_matrices(schedule, self._product, self._block, b_by_columns=self._by_columns)
+        schedule.pad_einsum(self._block, [1, tile.i, tile.j, tile.k])
 
     def _split(self) -> tuple[LoopRV, LoopRV]:
         """Split the loops; returns the loop over steps along k and the one that stands for warps."""
@@ -208,7 +199,7 @@ class _Tiled:
         if [int(size) for size in written.shape] != shape:
             return
         copy = schedule.cache_write(shared, 0, "local")
-        schedule.transform_layout(shared, ("write", 0), _fused(self._product, axes, ("s", "i", "j")))
+        schedule.transform_layout(shared, ("write", 0), fused(self._product, axes, ("s", "i", "j")))
         schedule.unroll(inner)
         schedule.reverse_compute_at(copy, lane)
         schedule.vectorize(schedule.get_loops(copy)[-1])
@@ -219,18 +210,6 @@ class _Tiled:
         (fill,) = schedule.get_child_blocks(first)
         schedule.tensorize(schedule.get_loops(fill)[-2], self._steps.fill)
         schedule.tensorize(schedule.get_loops(self._inner)[-3], self._steps.multiply)
-
-
-def _fused(product: Product, axes: tuple[int, ...], roles: tuple[Role, ...]) -> tirx.IndexMap:
-    """Return the map that fuses all axes of one role."""
-    from tvm import tirx
-
-    variables = [tirx.Var(f"x{number}", product.index) for number in axes]
-    fused: dict[Role, tirx.Expr] = {}
-    for number, variable in zip(axes, variables, strict=True):
-        axis = product.axes[number]
-        fused[axis.role] = fused[axis.role] * axis.extent + variable if axis.role in fused else variable
-    return tirx.IndexMap(variables, [fused.get(role, tirx.IntImm(product.index, 0)) for role in roles], None)
 
 
 ENTRIES = (Entry("tensor-core", _takes, _apply, _others),)

@@ -47,6 +47,27 @@ def intrinsics(dtype: str, *, b_by_columns: bool) -> Intrinsics:
     return made
 
 
+@cache
+def dot4() -> str:
+    """Return the step C[0] += sum of A[0:4] * B[0:4], bytes in registers (dp4a)."""
+    head = "def {}(a: T.handle, b: T.handle, c: T.handle) -> None:\n"
+    place = 'offset_factor=1, align=4, scope="local"'
+    head += "".join(
+        f'    {name} = T.match_buffer({name.lower()}, ({size},), "{kind}", {place})\n'
+        for name, size, kind in (("A", 4, "int8"), ("B", 4, "int8"), ("C", 1, "int32"))
+    )
+    head += '    with T.sblock("root"):\n        T.reads(C[0], A[0:4], B[0:4])\n        T.writes(C[0])\n'
+    element = (
+        '        for i in range(4):\n            with T.sblock("element"):\n'
+        '                vi = T.axis.remap("R", [i])\n'
+        f"                C[0] = C[0] + {_cast('A[vi]', 'int32')} * {_cast('B[vi]', 'int32')}\n"
+    )
+    parts = ", ".join(f'{name}.vload([0], "int8x4")' for name in "AB")
+    call = f'        C[0] = T.call_pure_extern("__dp4a", {parts}, C[0], dtype="int32")\n'
+    _register("pared_dot4", head.format("loops") + element, head.format("call") + call)
+    return "pared_dot4"
+
+
 def _register(name: str, loops: str, call: str) -> None:
     import tvm
     from tvm.s_tir import TensorIntrin
