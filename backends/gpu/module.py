@@ -54,6 +54,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     from .emit.lowbit import use_lowbit_products
     from .emit.lowbit_binary import use_binary_layers
     from .emit.lowbit_blocks import use_blocks
+    from .emit.lowbit_sparse import use_sparse_products
     from .emit.rules import RULES
     from .emit.walk import emit_model
 
@@ -63,6 +64,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     use_binary_layers(draft)
     use_blocks(draft)
     use_lowbit_products(draft)
+    use_sparse_products(draft)
     expand_custom_ops(draft)
     RemoveUnusedNodesPass()(draft)
     passes = [

@@ -74,15 +74,15 @@ def use_lowbit_products(model: ir.Model) -> int:
 
 def _replace(node: ir.Node, names: Names) -> bool:
     weights = _weights(node)
-    bias = None if weights is None else _gemm_bias(node, len(weights.codes))
+    bias = None if weights is None else gemm_bias(node, len(weights.codes))
     if weights is None or bias is None:
         return False
-    last, bias, activation = _tail(node, bias, len(weights.codes))
+    last, bias, activation = tail_of(node, bias, len(weights.codes))
     uniform = bool((weights.zero == weights.zero.flat[0]).all())
     arrays = (weights.codes, weights.scale, None if uniform else weights.zero, bias if bias.size else None)
     base, graph = last.outputs[0].name or "product", node.graph
     assert graph is not None, "a product is in no graph"
-    inputs = [_constant(graph, names.fresh(f"{base}_lowbit"), array) for array in arrays]
+    inputs = [initializer(graph, names.fresh(f"{base}_lowbit"), array) for array in arrays]
     attributes = {
         "bits": weights.bits, "block": weights.block, "activation": activation,
         "zero": int(weights.zero.flat[0]) if uniform else -1,
@@ -94,7 +94,8 @@ def _replace(node: ir.Node, names: Names) -> bool:
     return True
 
 
-def _constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | None) -> ir.Value | None:
+def initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | None) -> ir.Value | None:
+    """Put an array into a graph; None stays None."""
     if array is None:
         return None
     value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
@@ -180,7 +181,7 @@ def _write_out(model: ir.Model, names: Names) -> None:
         value, data, params = node.outputs[0], constant_of(node.inputs[0]), view(node.outputs[0])
         if data is None or params is None or not int_attribute(node, "block_size", 0):
             continue
-        new = _constant(model.graph, names.fresh(f"{value.name}_real"), dequantize_array(data, params))
+        new = initializer(model.graph, names.fresh(f"{value.name}_real"), dequantize_array(data, params))
         assert new is not None, "an array became no value"
         value.replace_all_uses_with(new)
 
@@ -188,7 +189,7 @@ def _write_out(model: ir.Model, names: Names) -> None:
 # --- what follows -----------------------------------------------------------------------------------
 
 
-def _gemm_bias(node: ir.Node, rows: int) -> npt.NDArray[np.float32] | None:
+def gemm_bias(node: ir.Node, rows: int) -> npt.NDArray[np.float32] | None:
     """Return what a product adds itself, of size 0 where it is nothing; None where it is no constant."""
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
@@ -200,7 +201,7 @@ def _gemm_bias(node: ir.Node, rows: int) -> npt.NDArray[np.float32] | None:
     return np.broadcast_to(array.reshape(-1).astype(np.float32) * np.float32(factor), (rows,))
 
 
-def _tail(
+def tail_of(
     node: ir.Node, bias: npt.NDArray[np.float32], rows: int
 ) -> tuple[ir.Node, npt.NDArray[np.float32], int]:
     """Return the last node that the kernel takes in, the bias with what nodes add, and the activation."""

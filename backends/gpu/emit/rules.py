@@ -13,6 +13,7 @@ from . import (
     lowbit,
     lowbit_bits,
     lowbit_blocks,
+    lowbit_sparse,
     moves,
     norms,
     pools,
@@ -32,5 +33,5 @@ _PLAIN = {
 # (domain, operator) -> rule
 RULES: Mapping[tuple[str, str], Rule] = {
     **{("", op): rule for op, rule in _PLAIN.items()}, **quantized.RULES, **lowbit.RULES, **lowbit_bits.RULES,
-    **attention.RULES, **lowbit_blocks.RULES,
+    **attention.RULES, **lowbit_blocks.RULES, **lowbit_sparse.RULES,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..program import DeviceFunction, Kernel
-from . import lowbit_attention, lowbit_binary, lowbit_blocks, lowbit_product
+from . import lowbit_attention, lowbit_binary, lowbit_blocks, lowbit_product, lowbit_sparse
 from .lowbit_written import Written
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ _WRITERS: Mapping[str, _Writer] = {
     "product": lowbit_product.write,
     "attention": lowbit_attention.write,
     "blocks": lowbit_blocks.write,
+    "sparse": lowbit_sparse.write,
     "binary-pack": lowbit_binary.write_pack,
     "binary-product": lowbit_binary.write_product,
 }
