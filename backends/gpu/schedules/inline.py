@@ -22,6 +22,11 @@ def inline_into_readers(schedule: s_tir.Schedule, block: SBlockRV) -> None:
 def inline_into_writers(schedule: s_tir.Schedule, block: SBlockRV) -> None:
     """Let a block write what its consumers would, to the function's output."""
     while consumers := schedule.get_consumers(block):
+        inner = [c for c in consumers if schedule.get_consumers(c)]
+        if len(consumers) > 1 and inner:
+            # Read twice (`x * sigmoid(x)`): one of the ways goes into what joins them.
+            schedule.compute_inline(inner[0])
+            continue
         for other in _others(schedule, consumers[0], block):
             inline_into_readers(schedule, other)
             schedule.compute_inline(other)
