@@ -90,15 +90,26 @@ class CudaDevice:
             )
 
     def _call(self, name: str, *args: object) -> None:
-        """Call the driver in this device's context: another thread or library may have set its own."""
+        """Call the driver in this device's context; raises what goes wrong."""
         assert not self._closed, "a closed device was used"
         self._check_alive()
-        code = self._api.code("cuCtxSetCurrent", self._context) or self._api.code(name, *args)
+        code = self._inside(name, *args)
         if code in STICKY:
             self._api.lost[self._index] = self._api.said(name, code)
             self._check_alive()
         if code:
             raise self._api.error(name, code)
+
+    def _inside(self, name: str, *args: object) -> int:
+        """Call the driver in this device's context; that of another library is current again afterwards."""
+        before = ctypes.c_void_p()
+        self._api.code("cuCtxGetCurrent", ctypes.byref(before))
+        if before.value == self._context.value:
+            return self._api.code(name, *args)
+        code = self._api.code("cuCtxSetCurrent", self._context) or self._api.code(name, *args)
+        if before.value:
+            self._api.code("cuCtxSetCurrent", before)
+        return code
 
     @property
     def arch(self) -> str:
@@ -347,7 +358,7 @@ class CudaDevice:
         """Call what frees something: where it fails, the end of the process frees it."""
         if os.getpid() != self._process:
             return 0
-        return self._api.code("cuCtxSetCurrent", self._context) or self._api.code(name, *args)
+        return self._inside(name, *args)
 
     def close(self) -> None:
         """Free everything but what is lent; a second call does nothing."""

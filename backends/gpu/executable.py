@@ -111,9 +111,7 @@ class GpuExecutable:
         rows = len(next(iter(arrays.values()))) if self._batched else 0
         outputs = {port.name: self._room(port, rows) for port in self._ports}
         with self._turn():
-            work = self._cut(rows)
-            if work:
-                self._lanes.run(work, arrays, outputs)
+            self._lanes.run(self._cut(rows), arrays, outputs)
         return outputs
 
     def _room(self, port: PortRecord, rows: int) -> Array:

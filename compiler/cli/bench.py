@@ -137,7 +137,7 @@ def show(report: BenchReport) -> RenderableType:
         render.facts(
             [
                 ("artifact", f"{report.precision} on {report.engine}"),
-                ("machine", report.machine.cpu),
+                ("machine", " with ".join((report.machine.cpu, *report.machine.gpus))),
                 ("versions", ", ".join(f"{name} {version}" for name, version in report.tools.items())),
                 ("how", how),
             ]

@@ -84,6 +84,7 @@ int fake_calls(const char *name) {
     for (int i = 0; i < NAMES; i++) if (!strcmp(calls[i].name, name)) return calls[i].count;
     return 0;
 }
+int fake_current(void) { return current ? current->device : -1; }
 int fake_live(const char *what) {
     if (!strcmp(what, "streams")) return live_streams;
     if (!strcmp(what, "events")) return live_events;
@@ -222,6 +223,12 @@ CUresult CUDAAPI cuDevicePrimaryCtxRelease_v2(CUdevice device) { ENTER(0); retai
 CUresult CUDAAPI cuCtxSetCurrent(CUcontext context) {
     ENTER(0);
     current = context;
+    return 0;
+}
+
+CUresult CUDAAPI cuCtxGetCurrent(CUcontext *context) {
+    ENTER(0);
+    *context = current;
     return 0;
 }
 

@@ -62,6 +62,10 @@ class Fake:
         """Return how often a function was called."""
         return int(self._c.fake_calls(name.encode()))
 
+    def current(self) -> int:
+        """Return the device whose context this thread has, -1 for none."""
+        return int(self._c.fake_current())
+
     def live(self) -> dict[str, int]:
         """Return how much of each kind is allocated, what there is none of left out."""
         kinds = ("device", "host", "streams", "events", "modules", "graphs", "contexts")

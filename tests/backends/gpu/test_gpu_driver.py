@@ -215,6 +215,18 @@ def test_closing_goes_on_where_freeing_fails(fake: Fake) -> None:
     assert fake.live() == {"modules": 1}
 
 
+def test_the_context_of_another_library_stays_current(fake: Fake) -> None:
+    """Torch works on the device whose context is current."""
+    fake.devices("sm_90", "sm_90")
+    torch = open_driver(1)
+    torch.synchronize()
+    assert fake.current() == 1
+    model = loaded(fake, 1, device=open_driver(0))
+    assert np.array_equal(model.run({"x": rows(1)})["y"], want(rows(1)))
+    model.close()
+    assert fake.current() == 1
+
+
 def test_threads_take_turns(fake: Fake) -> None:
     model = loaded(fake, 1, 4)
     samples = [rows(1 + seed % 7, seed) for seed in range(40)]
