@@ -20,6 +20,7 @@ from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_
 from ....compiler.ops.constants import constant_expression
 from ..schedules import lowbit
 from ..schedules.lowbit_attention import Shape, takes
+from .attention_op import write_out_attention
 from .walk import Emitter, Rule
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class _Found:
 
 
 def use_attention(model: ir.Model) -> int:
-    """Replace attention in place; returns how many."""
+    """Replace attention in place; returns how many. The operator `Attention` is written out before."""
+    write_out_attention(model)
     found = [node for node in model.graph if node.op_type == "Softmax" and node.domain == ""]
     replaced = sum(_replace(node) for node in found)
     if replaced:

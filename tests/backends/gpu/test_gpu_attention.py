@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -17,6 +18,7 @@ from gpu_simulated import simulated
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.reference import derive_bound, evaluate
 from pared.compiler.backend import Arrays
+from pared.compiler.ir.importer import import_model
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
@@ -137,6 +139,35 @@ def test_softmax_over_another_axis_is_no_attention() -> None:
         "float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v", "float[1,2,8,16] y",
     )  # fmt: skip
     assert "attention" not in kernels_of(model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "fused"),
+    [
+        ("float16[1,2,10,16] q, float16[1,2,12,16] k, float16[1,2,12,16] v", "scale = 0.3", True),
+        (
+            "float[2,10,32] q, float[2,10,32] k, float[2,10,32] v",
+            "q_num_heads = 2, kv_num_heads = 2, is_causal = 1",
+            True,
+        ),
+        ("float[1,2,6,12] q, float[1,2,6,12] k, float[1,2,6,12] v", "is_causal = 1", False),
+    ],
+)
+def test_the_operator_attention_is_one_kernel_or_single_ones(
+    inputs: str, attributes: str, fused: bool
+) -> None:
+    output = inputs.split(", ")[0].replace(" q", " y")
+    body = f"y = Attention<{attributes}>(q, k, v)"
+    text = f'<ir_version: 10, opset_import: ["" : 23]> g ({inputs}) => ({output}) {{ {body} }}'
+    model = import_model(onnx.parser.parse_model(text)).model
+    assert ("attention" in kernels_of(model)) == fused
+    rng = np.random.default_rng(0)
+    x = {}
+    for value in model.graph.inputs:
+        assert value.dtype is not None
+        x[str(value.name)] = rng.normal(size=value.shape.numpy()).astype(value.dtype.numpy())
+    want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
+    assert bound.accepts(emulated(model).run(x)["y"], want)
 
 
 @needs_nvcc
