@@ -96,7 +96,7 @@ def affine(size: int = 1, *, batched: bool = True, arch: str = "sm_90") -> Progr
         arch=arch, inputs=ports[0], outputs=ports[1], batched=batched,
         places=(
             Place(where="input", offset=0), Place(where="arena", offset=256),
-            Place(where="weights", offset=0), Place(where="output", offset=0),
+            Place(where="weights", offset=256), Place(where="output", offset=0),
         ),
         launches=tuple(
             Launch(
@@ -104,11 +104,12 @@ def affine(size: int = 1, *, batched: bool = True, arch: str = "sm_90") -> Progr
             )
             for name, b in launches
         ),
-        arena_bytes=256 + 4 * size * WIDTH, weight_bytes=4 * WIDTH,
+        arena_bytes=256 + 4 * size * WIDTH, weight_bytes=256 + 4 * WIDTH,
     )  # fmt: skip
 
 
 WEIGHTS = np.arange(WIDTH, dtype=np.float32)
+WEIGHT_BYTES = bytes(256) + WEIGHTS.tobytes()
 
 
 def teach(fake: Fake, *sizes: int) -> None:
@@ -130,7 +131,7 @@ def loaded(fake: Fake, *sizes: int, device: Device | None = None, batched: bool 
     """Return `affine` for batch sizes, on the fake driver's first device."""
     teach(fake, *sizes)
     programs = [affine(size, batched=batched) for size in sizes]
-    return GpuExecutable(programs, WEIGHTS.tobytes(), [IMAGE, b""], device or open_driver())
+    return GpuExecutable(programs, WEIGHT_BYTES, [IMAGE, b""], device or open_driver())
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_rows_beyond_a_request_are_real_samples(fake: Fake) -> None:
     """An operator may not take what memory happens to hold, indices of Gather for example."""
     model, seen = loaded(fake, 4), []
     fake.kernel("double4", 2, lambda x, t: seen.append(floats(x, 4 * WIDTH).copy()))
-    model = GpuExecutable(affine(4), bytes(4 * WIDTH), [b"\x7fELF", b""], open_driver())
+    model = GpuExecutable(affine(4), bytes(256 + 4 * WIDTH), [b"\x7fELF", b""], open_driver())
     model.run({"x": rows(3)})
     assert np.array_equal(seen[0].reshape(4, WIDTH), np.vstack([rows(3), rows(3)[:1]]))
 

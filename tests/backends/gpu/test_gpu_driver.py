@@ -130,7 +130,7 @@ def test_code_for_another_chip_is_refused_with_both_names(fake: Fake, code: str,
 def test_code_for_an_older_chip_of_the_generation_runs(fake: Fake) -> None:
     fake.devices("sm_86")
     device = open_driver()
-    model = GpuExecutable(affine(arch="sm_80"), bytes(32), [b"\x7fELF", b""], device)
+    model = GpuExecutable(affine(arch="sm_80"), bytes(256 + 32), [b"\x7fELF", b""], device)
     assert device.arch == "sm_86"
     model.close()
 
@@ -151,7 +151,8 @@ def test_a_run_that_fails_leaves_the_next_one_alone(fake: Fake, name: str) -> No
     fake.fail(name, 3, 999)
     with pytest.raises(ParedError, match=name):
         model.run({"x": rows(9)})
-    assert np.array_equal(model.run({"x": rows(9, 5)})["y"], want(rows(9, 5)))
+    for count in (3, 9):
+        assert np.array_equal(model.run({"x": rows(count, 5)})["y"], want(rows(count, 5)))
 
 
 def test_a_fault_of_a_kernel_loses_the_device_and_not_the_process(fake: Fake) -> None:
@@ -194,7 +195,7 @@ def test_recording_without_memory_is_refused(fake: Fake) -> None:
 
 def test_machine_code_that_does_not_load_is_refused(fake: Fake) -> None:
     with pytest.raises(TargetError, match="cuModuleLoadData"):
-        GpuExecutable(affine(), bytes(32), [b"\0", b""], open_driver())
+        GpuExecutable(affine(), bytes(256 + 32), [b"\0", b""], open_driver())
     assert fake.live() == {}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import IMAGE, WEIGHTS, Fake, affine, rows, teach, want
+from fake_driver import IMAGE, WEIGHT_BYTES, Fake, affine, rows, teach, want
 
 import pared.backends.gpu.loading as loading
 from pared.backends.gpu.backend import GpuBackend
@@ -27,7 +27,7 @@ def folder(fake: Fake, tmp_path: Path) -> Path:
     place = tmp_path / "payload"
     place.mkdir()
     (place / PROGRAM).write_text(Programs(programs=(affine(),)).model_dump_json())
-    (place / WEIGHT_FILE).write_bytes(WEIGHTS.tobytes())
+    (place / WEIGHT_FILE).write_bytes(WEIGHT_BYTES)
     (place / CODE[0]).write_bytes(IMAGE)
     return place
 
