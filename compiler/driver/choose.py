@@ -26,6 +26,7 @@ from .variants import FLOAT, Variants
 TIE = 1.02
 _SECONDS = (0.5, 1.0, 3.0, 10.0)
 _ROUNDS = 7
+_LOOK = "run with --verify-each --dump-ir DIR and inspect the layers"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
     # Sessions are made inside: worker threads inherit the cores of the thread that starts them.
     with (
         pinned_to(job.recipe.threads),
-        _built(job, variants, wanted, scratch, first=not here.ok) as (candidates, refused),
+        _built(job, variants, wanted, scratch, first=not here.ok) as (candidates, failed),
     ):
+        refused = [_record(name, verdict=f"not built: {err.message}") for name, err in failed]
         if not candidates:
-            raise _none_left(refused)
+            raise _none_built(failed, wanted[0][0], refused)
         timed = _timed(job, candidates, oracle.inputs) if len(candidates) > 1 else candidates
         asked = variants.asked
         for candidate in _by_preference(timed, asked, job.recipe.force):
@@ -120,10 +122,10 @@ def _wanted(job: Job, variants: Variants, pinned: str | None) -> list[tuple[str,
 @contextmanager
 def _built(
     job: Job, variants: Variants, wanted: Sequence[tuple[str, str]], scratch: Path, *, first: bool = False
-) -> Iterator[tuple[list[_Candidate], list[CandidateRecord]]]:
-    """Lower and load every wanted candidate, or the `first` that works; refusals are recorded with reason."""
+) -> Iterator[tuple[list[_Candidate], list[tuple[str, ParedError]]]]:
+    """Lower and load every wanted candidate, or the `first` that works; beside them names and refusals."""
     candidates: list[_Candidate] = []
-    refused: list[CandidateRecord] = []
+    failed: list[tuple[str, ParedError]] = []
     one_engine = len({engine for _, engine in wanted}) == 1
     with ExitStack() as stack:
         for done, (variant, engine) in enumerate(wanted):
@@ -136,13 +138,13 @@ def _built(
                 last = len(wanted) == 1 or (isinstance(err, MissingTool) and one_engine)
                 if last or isinstance(err, ArtifactError):
                     raise
-                refused.append(_record(f"{variant}/{engine}", verdict=f"not built: {err.message}"))
+                failed.append((f"{variant}/{engine}", err))
                 continue
             stack.callback(candidate.executable.close)
             candidates.append(candidate)
             if first:
                 break
-        yield candidates, refused
+        yield candidates, failed
 
 
 def _build(job: Job, model: ir.Model, variant: str, engine: str, scratch: Path) -> _Candidate:
@@ -244,10 +246,16 @@ def _record(name: str, payload_bytes: int = 0, verdict: str = "") -> CandidateRe
     return CandidateRecord(name, None, None, None, None, payload_bytes, False, verdict)
 
 
-def _none_left(records: Sequence[CandidateRecord]) -> ParedError:
+def _none_built(
+    failed: Sequence[tuple[str, ParedError]], asked: str, records: Sequence[CandidateRecord]
+) -> ParedError:
+    """Return what kept the asked precision from being built: the one reason of all engines, else the list."""
+    first, *others = [err for name, err in failed if name.rpartition("/")[0] == asked]
+    if all((err.reason, err.message) == (first.reason, first.message) for err in others):
+        return first
+    return _none_left(records, first.next_step or _LOOK)
+
+
+def _none_left(records: Sequence[CandidateRecord], way_out: str = _LOOK) -> ParedError:
     listing = "; ".join(f"{r.name}: {r.verdict or 'not checked'}" for r in records)
-    return ParedError(
-        "no-candidate",
-        f"no candidate can be shipped: {listing}",
-        "run with --verify-each --dump-ir DIR and inspect the layers",
-    )
+    return ParedError("no-candidate", f"no candidate can be shipped: {listing}", way_out)

@@ -1,12 +1,16 @@
-"""Which candidate is tried first: the ratio to float decides, not times that other load has spoilt."""
+"""Which candidate is tried first, and what is said where none could be built.
+
+The ratio to float decides, not times that other load has spoilt.
+"""
 
 from __future__ import annotations
 
 from typing import cast
 
 from pared.compiler.backend import REGIONS, Executable, Payload
-from pared.compiler.driver.choose import _by_preference, _Candidate
+from pared.compiler.driver.choose import _by_preference, _Candidate, _none_built
 from pared.compiler.driver.report import CandidateRecord
+from pared.compiler.errors import ParedError, UnsupportedOp
 from pared.compiler.records import Metric, Origin
 
 
@@ -53,3 +57,18 @@ def test_a_model_in_one_piece_wins_a_tie_against_one_in_regions() -> None:
 def test_regions_that_are_clearly_faster_win() -> None:
     regions = in_regions(0.09, 0.9)
     assert _by_preference([candidate("float", 0.1, 1.0), regions], "float", False)[0] is regions
+
+
+def refusal(*failed: tuple[str, str, str]) -> ParedError:
+    errors = [(name, UnsupportedOp(reason, text, f"avoid {text}")) for name, reason, text in failed]
+    return _none_built(errors, "int8", [in_regions(1, 1).record])
+
+
+def test_one_reason_of_all_engines_is_the_error() -> None:
+    found = refusal(("int8/rtl", "r", "x"), ("int8/folded", "r", "x"), ("float/rtl", "other", "y"))
+    assert (found.reason, found.message, found.next_step) == ("r", "x", "avoid x")
+
+
+def test_engines_of_unlike_reasons_are_listed_with_the_way_out_of_the_first() -> None:
+    found = refusal(("int8/rtl", "r", "x"), ("int8/folded", "other", "y"))
+    assert (found.reason, found.next_step) == ("no-candidate", "avoid x")
