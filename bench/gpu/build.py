@@ -147,7 +147,7 @@ def _rebatched(model: ir.Model, batch: int) -> ir.Model:
 
 def pack(folder: Path, file: Path) -> None:
     """Put all programs into one compressed file: what a device needs. Repeated weights take little of it."""
-    with tarfile.open(file, "w:xz", preset=6) as archive:
+    with tarfile.open(file, "w:xz", preset=1) as archive:
         for program in sorted(folder.iterdir()):
             if (program / META).is_file():
                 for part in sorted(program.iterdir()):
