@@ -116,7 +116,9 @@ class _Writer:
         name = self._names.fresh(f"{self._node.outputs[0].name}_{op.lower()}")
         node = ir.Node("", op, inputs, given, name=name)
         value = node.outputs[0]
-        value.name, value.dtype, value.shape = name, self._node.outputs[0].dtype, ir.Shape(sizes)
+        kind = self._node.outputs[0].dtype
+        assert kind is not None, "attention without a type"
+        value.name, value.dtype, value.shape = name, kind, ir.Shape(sizes)
         assert self._node.graph is not None, "attention is in no graph"
         self._node.graph.insert_before(self._node, node)
         return value

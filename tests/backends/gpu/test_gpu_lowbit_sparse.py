@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
-from gpu_models import compiled, emulated, model_of
-from gpu_simulated import simulated
+from gpu_models import compiled, model_of
+from gpu_simulated import devices
 
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.gpu.schedules import lowbit_sparse
@@ -51,31 +51,31 @@ def integers(m: int, n: int, k: int, rng: np.random.Generator) -> ir.Model:
     )  # fmt: skip
 
 
-SIZES = [(1, 40, 256), (3, 16, 72), (9, 33, 136), (20, 24, 512)]
+SIZES = [(1, 40, 256), (20, 33, 136)]
 
 
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 def test_a_product_by_halves_of_two_in_four_stays_in_the_bound(m: int, n: int, k: int) -> None:
     rng = np.random.default_rng(k)
     model = halves(m, n, k, rng)
-    assert list(compiled(model)[2].functions) == ["sparse_product"]
+    names, found = devices(model)
+    assert names == ["sparse_product"]
     x = {"x": rng.normal(size=(m, k)).astype(np.float16)}
     want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
-    assert bound.accepts(emulated(model).run(x)["y"], want)
-    if shutil.which("g++"):
-        assert bound.accepts(simulated(model).run(x)["y"], want)
+    for device in found:
+        assert bound.accepts(device.run(x)["y"], want)
 
 
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 def test_a_quantized_product_of_two_in_four_is_exact(m: int, n: int, k: int) -> None:
     rng = np.random.default_rng(k)
     model = integers(m, n, k, rng)
-    assert "sparse_product" in compiled(model)[2].functions
+    names, found = devices(model)
+    assert "sparse_product" in names
     x = {"x": rng.integers(0, 256, (m, k)).astype(np.uint8)}
     want = evaluate(model, x)["y"]
-    assert np.array_equal(emulated(model).run(x)["y"], want)
-    if shutil.which("g++"):
-        assert np.array_equal(simulated(model).run(x)["y"], want)
+    for device in found:
+        assert np.array_equal(device.run(x)["y"], want)
 
 
 def test_one_group_with_three_weights_makes_the_product_dense() -> None:
