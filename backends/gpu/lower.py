@@ -60,8 +60,9 @@ def lower(model: ir.Model, target: Target, decisions: Mapping[str, str] | None =
     for name, source, contract in zip(CODE, kernels.sources, (True, False), strict=True):
         files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
     files[EMULATION] = describe(functions, kernels.functions).encode()
-    attachments = {REPORT: json.dumps(_report(programs), indent=1) + "\n", **choices.attachments()}
     notes = (note_of(choices, arch), *_emulated(arch), *_unrun(programs))
+    report = _report(programs) | {"schedules": dict(kernels.choices), "notes": notes}
+    attachments = {REPORT: json.dumps(report, indent=1) + "\n", **choices.attachments()}
     return Payload("tvm", files, {"arch": arch}, attachments, choices.timed(), notes=notes)
 
 

@@ -390,7 +390,10 @@ CUresult CUDAAPI cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, u
     ENTER(1);
     if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024) return 1;
     Op op = {.kind = LAUNCH, .function = function};
-    for (int i = 0; i < function->count; i++) op.args[i] = *(uint64_t *)arguments[i];
+    for (int i = 0; i < function->count; i++) {
+        op.args[i] = *(uint64_t *)arguments[i];
+        if (op.args[i] % 16) return 1; /* a kernel may load 16 bytes at once */
+    }
     queue(real(stream), op);
     return 0;
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_driver import WIDTH, Fake, floats, loaded, rows, want
+from fake_driver import IMAGE, WEIGHT_BYTES, WIDTH, Fake, affine, floats, loaded, rows, want
 
 from pared.backends.gpu.dlpack import Borrowed, DeviceTensor
 from pared.backends.gpu.driver import CudaDevice, open_driver
@@ -108,6 +108,16 @@ def test_pieces_of_a_batch_are_parts_of_the_tensor(
     got = model.run_dlpack({"x": x})["y"].numpy()
     assert got.shape == (count, WIDTH)
     assert np.array_equal(got, want(rows(count)))
+
+
+def test_rows_beyond_a_tensor_are_real_samples(fake: Fake, device: CudaDevice) -> None:
+    """An operator may not take what memory happens to hold, indices of Gather for example."""
+    seen: list[np.ndarray] = []
+    fake.kernel("double4", 2, lambda x, t: seen.append(floats(x, 4 * WIDTH).copy()))
+    fake.kernel("add4", 3, lambda t, w, y: None)
+    model = GpuExecutable(affine(4), WEIGHT_BYTES, [IMAGE, b""], device)
+    model.run_dlpack({"x": on_device(device, rows(3))})
+    assert np.array_equal(seen[0].reshape(4, WIDTH), np.vstack([rows(3), rows(3)[:1]]))
 
 
 def test_addresses_that_come_again_are_recorded(fake: Fake, model: GpuExecutable, device: CudaDevice) -> None:
