@@ -17,8 +17,8 @@ from pared.backends.gpu.emulate import EmulatedDevice
 from pared.backends.gpu.executable import GpuExecutable
 from pared.backends.gpu.loading import load
 from pared.backends.gpu.nvcc import compile_cubin, compile_ptx
-from pared.compiler.errors import ArtifactError, MissingTool, ParedError, TargetError
 from pared.compiler.cuda import cuda_devices
+from pared.compiler.errors import ArtifactError, MissingTool, ParedError, TargetError
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
