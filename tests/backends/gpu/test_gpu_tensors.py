@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from fake_driver import IMAGE, WEIGHT_BYTES, WIDTH, Fake, affine, floats, loaded
 from pared.backends.gpu.dlpack import Borrowed, DeviceTensor
 from pared.backends.gpu.driver import CudaDevice, open_driver
 from pared.backends.gpu.executable import GpuExecutable
-from pared.compiler.errors import DataError
+from pared.compiler.errors import DataError, ParedError
 
 
 class Foreign:
@@ -279,15 +278,19 @@ def test_freeing_while_launches_are_recorded_waits_for_the_end(fake: Fake, devic
     assert "device" not in fake.live()
 
 
-def test_a_failing_run_gives_tensors_back(fake: Fake, model: GpuExecutable, device: CudaDevice) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_gives_tensors_back(fake: Fake, model: GpuExecutable, device: CudaDevice, fails: bool) -> None:
+    before = fake.live()
     x = on_device(device, rows(4))
-    gone = weakref.ref(x)
-    fake.fail("cuLaunchKernel", 2, 999)
-    with pytest.raises(Exception, match="cuLaunchKernel"):
+    if fails:
+        fake.fail("cuLaunchKernel", 2, 999)
+        with pytest.raises(ParedError, match="cuLaunchKernel"):
+            model.run_dlpack({"x": x})
+    else:
         model.run_dlpack({"x": x})
     del x
     gc.collect()
-    assert gone() is None
+    assert fake.live() == before
 
 
 # --- on the emulated device, whose memory is this machine's
