@@ -84,7 +84,7 @@ def partition(
         (node, verdict.reason) for node, verdict in zip(nodes, verdicts, strict=True) if not verdict.ok
     ]
     if refused and fallback is None:
-        raise _unsupported(target, refused, "set fallback='cpu' or choose another target")
+        raise _unsupported(target, refused, "choose another target, or let the CPU run these: --fallback cpu")
     if refused and fallback is not None:
         tried = [(node, _verdict(node, backends[fallback.backend], fallback)) for node, _ in refused]
         if nowhere := [(node, verdict.reason) for node, verdict in tried if not verdict.ok]:

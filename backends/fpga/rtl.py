@@ -99,12 +99,13 @@ def _check_fit(estimate: int, network: Network, target: Target) -> None:
     have = target.resources.lut
     if have is None or estimate <= have:
         return
+    other = "--engine folded, " if "folded" in target.engines else ""
     largest = max(network.layers, key=lambda layer: products(layer, network.wires))
     raise TargetError(
         "fpga-does-not-fit",
         f"about {estimate} LUT4 (estimated) are needed, target {target.name} has {have}; the largest layer "
         f"is {largest.name!r} with {products(largest, network.wires)} products",
-        "use fewer bits (--precision w4a4, w2a2), fewer channels, --engine folded, or a larger device",
+        f"use fewer bits (--precision w4a4, w2a2), fewer channels, {other}or a larger device",
     )
 
 

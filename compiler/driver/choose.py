@@ -250,10 +250,11 @@ def _none_built(
     failed: Sequence[tuple[str, ParedError]], asked: str, records: Sequence[CandidateRecord]
 ) -> ParedError:
     """Return what kept the asked precision from being built: the one reason of all engines, else the list."""
-    first, *others = [err for name, err in failed if name.rpartition("/")[0] == asked]
-    if all((err.reason, err.message) == (first.reason, first.message) for err in others):
-        return first
-    return _none_left(records, first.next_step or _LOOK)
+    # Engines come preferred first: the way out of the last is the one that no other engine is part of.
+    *others, last = [err for name, err in failed if name.rpartition("/")[0] == asked]
+    if all((err.reason, err.message) == (last.reason, last.message) for err in others):
+        return last
+    return _none_left(records, last.next_step or _LOOK)
 
 
 def _none_left(records: Sequence[CandidateRecord], way_out: str = _LOOK) -> ParedError:

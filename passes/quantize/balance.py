@@ -82,7 +82,7 @@ class Balance:
         """Return s per output channel of the first layer, with geometric mean 1; 1 where a range is 0."""
         weight = np.zeros(pair.first.rows)
         np.maximum.at(weight, pair.channel_of, pair.second.column_ranges())
-        usable = (activation > 0) & (weight > 0)
+        usable = (activation > 0) & np.isfinite(activation) & (weight > 0)
         if not usable.any():
             return np.ones(pair.first.rows)
         r, w = np.where(usable, activation, 1.0), np.where(usable, weight, 1.0)

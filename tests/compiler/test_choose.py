@@ -69,6 +69,6 @@ def test_one_reason_of_all_engines_is_the_error() -> None:
     assert (found.reason, found.message, found.next_step) == ("r", "x", "avoid x")
 
 
-def test_engines_of_unlike_reasons_are_listed_with_the_way_out_of_the_first() -> None:
+def test_engines_of_unlike_reasons_are_listed_with_the_way_out_of_the_last() -> None:
     found = refusal(("int8/rtl", "r", "x"), ("int8/folded", "other", "y"))
-    assert (found.reason, found.next_step) == ("no-candidate", "avoid x")
+    assert (found.reason, found.next_step) == ("no-candidate", "avoid y")

@@ -74,4 +74,5 @@ def _notes(layout: Layout, target: Target) -> tuple[str, ...]:
     runs = f"{target.name} is modelled: reports/mapping.json; the artifact runs on this machine"
     if layout.fits:
         return (f"{layout.cores_needed} of {layout.cores} cores are used", runs)
-    return (f"the device does not hold the network: {len(layout.misfits)} limits are exceeded", runs)
+    told = f"limits exceeded: {len(layout.misfits)}, the first: {_sentence(layout.misfits[0])}"
+    return (f"the device does not hold the network; {told}", runs)

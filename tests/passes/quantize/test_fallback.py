@@ -135,6 +135,16 @@ def test_balancing_keeps_the_function():
         np.testing.assert_allclose(got, want, rtol=0, atol=64 * 2.0**-23 * np.abs(want).max() * 8)
 
 
+def test_balancing_leaves_channels_alone_whose_values_overflow():
+    model = mlp()
+    draft = model.clone()
+    huge = samples(model, x=data(model) * np.float32(1e38))  # warnings are errors here
+    with np.errstate(over="ignore", invalid="ignore"):
+        Balance().apply(draft, Context(calibration=huge))
+    for value in draft.graph.initializers.values():
+        assert np.isfinite(value.const_value.numpy()).all()
+
+
 def test_balancing_helps_uneven_channels():
     uneven = normal(16, 32, scale=0.3) * np.logspace(-1.5, 0, 32, dtype=np.float32)
     model = graph(

@@ -67,7 +67,9 @@ def test_what_does_not_fit_is_refused_with_the_limit_and_the_way_out():
 
 
 def test_a_survey_reports_what_does_not_fit():
-    report = mapping_of(lowered("digits_cnn", 8, "event-akida1000", "survey"))
+    payload = lowered("digits_cnn", 8, "event-akida1000", "survey")
+    assert any("weights take 8 bits, the device has 4" in note for note in payload.notes)
+    report = mapping_of(payload)
     assert not report["fits"]
     first = next(misfit for misfit in report["misfits"] if misfit["limit"] == "weight_bits")
     assert (first["need"], first["have"], first["over_percent"]) == (8, 4, 100.0)
