@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,8 +15,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pared.backends.reference import derive_bound, evaluate
+from pared.compiler.driver import compile_model
 from pared.compiler.manager import Manager
 from pared.compiler.pass_api import Context
+from pared.compiler.verify import verify_artifact
 from pared.passes.half.half import Half
 
 KINDS = ("float16", "bfloat16")
@@ -110,3 +115,20 @@ def test_weights_in_blocks_beside_half_floats() -> None:
     body = "w = DequantizeLinear<axis = 0, block_size = 32>(q, s)\n y = MatMul(x, w)"
     x = {"x": rng.normal(size=(3, 64)).astype(np.float32)}
     check(body, "float[3,64] x", "float[3,16] y", x, "float16", q=q, s=s)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
+@pytest.mark.parametrize("precision", ["bf16", "w4a16"])
+def test_from_a_model_to_a_verified_artifact(precision: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = model_of(
+        "h = Gemm(x, w, b)\n r = Relu(h)\n y = Softmax(r)",
+        "float[2,64] x", "float[2,16] y",
+        w=rng.normal(size=(64, 16)).astype(np.float32), b=rng.normal(size=16).astype(np.float32),
+    )  # fmt: skip
+    data = {"x": rng.normal(size=(8, 64)).astype(np.float32)}
+    artifact = compile_model(
+        model, target="gpu-cuda-sm90", precision=precision, calibration=data, output=tmp_path / "a"
+    )
+    assert artifact.manifest.choice.precision == precision
+    assert verify_artifact(tmp_path / "a").passed
