@@ -62,24 +62,20 @@ def _sheets() -> list[str]:
 
 
 def _predictions() -> list[str]:
-    rows = []
-    for name, precision, batch in _cases():
-        load = load_of(WORKLOADS[name].make(), precision, batch)
-        first = next(iter(DATA_SHEETS.values()))
-        cells = [_time(load.seconds(roof)) for roof in DATA_SHEETS.values()]
-        rows.append((WORKLOADS[name].title, precision, batch, *cells, load.bound(first)))
+    rows: list[Row] = []
+    h100 = next(iter(DATA_SHEETS.values()))
+    for workload in WORKLOADS.values():
+        what = workload.make()
+        for batch in workload.batches:
+            for precision in workload.precisions:
+                load = load_of(what, precision, batch)
+                cells = [_time(load.seconds(roof)) for roof in DATA_SHEETS.values()]
+                rows.append((workload.title, precision, batch, *cells, load.bound(h100)))
     return table(("workload", "precision", "batch", *DATA_SHEETS, "bound (H100)"), rows)
 
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
-
-
-def _cases() -> Iterator[tuple[str, str, int]]:
-    for name, workload in WORKLOADS.items():
-        for batch in workload.batches:
-            for precision in workload.precisions:
-                yield name, precision, batch
 
 
 def measured(data: Found) -> list[str]:

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...compiler.cuda import runs_on
+from ...targets import load_target, target_names
 from .build import META, unpack
 from .processes import Task, run_all, run_one
 from .workloads import WORKLOADS
@@ -102,13 +104,13 @@ class Session:
         }
         self.write()
         machine = roofs.get("machine")
-        arch = str(machine.get("arch") or "sm_90") if isinstance(machine, dict) else "sm_90"
-        late = self._prepare(arch)
+        chip = str(machine.get("arch") or "sm_90") if isinstance(machine, dict) else "sm_90"
+        late = self._prepare(code_for(chip), chip)
         for workload, batch in self.plan.steps:
             self._steps.append(self._measured(workload, batch, late))
             self.write()
 
-    def _prepare(self, arch: str) -> set[str]:
+    def _prepare(self, arch: str, chip: str) -> set[str]:
         """Compile everything, and return the steps whose torch.compile did not end in time."""
         plan, folder = self.plan, self.plan.work / "programs"
         folder.mkdir(exist_ok=True)
@@ -124,17 +126,17 @@ class Session:
         limit = min(_PREPARE * plan.limit, self.left())
         ended = run_all(tasks, plan.jobs, limit, plan.work, lambda text: print(text, flush=True))
         self.data["prepare"] = ended
-        self.data["programs"] = self._take_given(folder, arch)
+        self.data["programs"] = self._take_given(folder, chip)
         return {name.removeprefix("warm ") for name, state in ended.items() if state["state"] != "done"}
 
-    def _take_given(self, folder: Path, arch: str) -> dict[str, str]:
+    def _take_given(self, folder: Path, chip: str) -> dict[str, str]:
         """Fill up with programs made elsewhere, and say where each one is from."""
         found = {path.name: "compiled here" for path in sorted(folder.iterdir()) if (path / META).is_file()}
         for path in sorted(self.plan.given.iterdir()) if self.plan.given else ():
             if path.name in found or not (path / META).is_file():
                 continue
             meta = json.loads((path / META).read_text())
-            if meta["arch"] != arch or meta["tiny"] != self.plan.dry:
+            if not runs_on(meta["arch"], chip) or meta["tiny"] != self.plan.dry:
                 found[path.name] = f"refused: it is for {meta['arch']}, tiny = {meta['tiny']}"
                 continue
             (folder / path.name).symlink_to(path.resolve())
@@ -170,6 +172,13 @@ class Session:
         print(f"{workload}-b{batch}: {ended['state']}, {ended['seconds']} s", flush=True)
         found = json.loads(file.read_text()) if file.is_file() else {}
         return base | found | ended
+
+
+def code_for(chip: str) -> str:
+    """Return the newest architecture of a target whose code a chip runs, else the chip's own."""
+    targets = [load_target(name) for name in target_names()]
+    fitting = [t.isa.arch for t in targets if t.backend == "gpu" and runs_on(t.isa.arch, chip)]
+    return max(fitting, key=lambda arch: int(arch.removeprefix("sm_")), default=chip)
 
 
 def environment(work: Path) -> dict[str, str]:

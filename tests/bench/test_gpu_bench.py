@@ -16,6 +16,7 @@ import pytest
 from pared.backends.reference import evaluate
 from pared.bench.gpu import build, nets, onnx_nets, page, power, processes, sheets, workloads
 from pared.bench.gpu.products import Chain, Product
+from pared.bench.gpu.run import Plan, Session, code_for
 from pared.compiler.ir.importer import import_model
 from pared.compiler.ort import make_session, run_session
 from pared.compiler.records import Metric, Origin
@@ -271,6 +272,27 @@ def test_without_nvml_energy_is_null_with_a_reason(monkeypatch: pytest.MonkeyPat
     found = power.measure_energy("0000:01:00.0", lambda: None, lambda: None, 1.0, 0.6)
     assert found["joules"] is None
     assert "libno-such-thing" in str(found["reason"])
+
+
+@pytest.mark.parametrize(
+    ("chip", "code"), [("sm_90", "sm_90"), ("sm_86", "sm_80"), ("sm_89", "sm_89"), ("sm_120", "sm_120")]
+)
+def test_a_chip_gets_the_newest_code_that_it_runs(chip: str, code: str) -> None:
+    assert code_for(chip) == code
+
+
+def test_programs_made_elsewhere_fill_up_what_fits(tmp_path: Path) -> None:
+    for name, arch in (("bert-fp16-b1", "sm_80"), ("gemm-int8-b1", "sm_90")):
+        (tmp_path / "given" / name).mkdir(parents=True)
+        meta = {"arch": arch, "tiny": False}
+        (tmp_path / "given" / name / build.META).write_text(json.dumps(meta))
+    here = tmp_path / "programs"
+    here.mkdir()
+    plan = Plan(tmp_path, tmp_path, tmp_path / "given", [], 60.0, 1, dry=False)
+    found = Session(plan)._take_given(here, "sm_86")
+    assert found["bert-fp16-b1"] == "compiled elsewhere"
+    assert "sm_90" in found["gemm-int8-b1"]
+    assert [path.name for path in here.iterdir()] == ["bert-fp16-b1"]
 
 
 def test_a_dry_run_does_not_write_into_the_results() -> None:
