@@ -111,7 +111,9 @@ def _source(functions: Mapping[object, tirx.PrimFunc], target: tvm.target.Target
     if not functions:
         return ""
     built = tvm.get_global_func("target.build.cuda")(tvm.IRModule(dict(functions)), target)
-    return _BYTES_OF_VECTOR.sub(_words, str(built.inspect_source("cuda")))
+    text = _BYTES_OF_VECTOR.sub(_words, str(built.inspect_source("cuda")))
+    # Two blocks of the largest tile per processor: one multiplies while the other writes its results.
+    return text.replace("__launch_bounds__(256)", "__launch_bounds__(256, 2)") if "wmma" in text else text
 
 
 def _words(found: re.Match[str]) -> str:

@@ -78,7 +78,6 @@ def _map(
 def _sum_lanes(schedule: s_tir.Schedule, block: SBlockRV, columns: int) -> LoopRV:
     """Add the lanes' sums and compute what follows, one result per thread; returns the loop of columns."""
     result = schedule.cache_write(block, 0, "shared")
-    inline_into_writers(schedule, result)
     batch, row, column, lane = schedule.get_loops(block)
     outer, own = schedule.split(column, [None, columns])
     schedule.reorder(batch, outer, own, row, lane)
@@ -87,6 +86,7 @@ def _sum_lanes(schedule: s_tir.Schedule, block: SBlockRV, columns: int) -> LoopR
     schedule.bind(own, "threadIdx.y")
     schedule.bind(lane, "threadIdx.x")
     schedule.reverse_compute_at(result, outer, preserve_unit_loops=True)
+    inline_into_writers(schedule, result)  # from here on columns beyond the last are shut out
     lanes = int(schedule.get(lane).extent)
     fused = schedule.fuse(*schedule.get_loops(result)[2:])
     _, warp, thread = schedule.split(fused, [None, columns, lanes])

@@ -42,7 +42,7 @@ class Tile:
 
 # i, j, warps along i, warps along j; k is 64 bytes.
 _SHAPES = (
-    (128, 128, 2, 4),
+    (128, 128, 4, 2),
     (128, 64, 4, 2),
     (64, 128, 2, 4),
     (64, 64, 2, 2),
