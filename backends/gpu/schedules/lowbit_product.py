@@ -77,12 +77,14 @@ def shares_of(shape: Shape) -> Shares:
     rows = -(-shape.n // ROWS)
     if shape.m > 64:
         return Shares(tiles, 2 if rows > 1 else 1, 1, min(_MOST_WARPS // 2, max(rows // 2, 1)), 1)
-    groups = rows * -(-shape.m // (8 * tiles))
+    # Splitting a float32 takes longer than unpacking its weight: two tiles share it.
+    r = 2 if shape.data == "float32" and rows > 1 else 1
+    groups = -(-rows // r) * -(-shape.m // (8 * tiles))
     wk = 1
     while wk < _MOST_WARPS and 2 * wk <= steps and groups * wk < _BUSY_WARPS:
         wk *= 2
-    wr = min(max(_MOST_WARPS // 2 // wk, 1), rows)
-    return Shares(tiles, 1, wk, wr, max(1, min(4, -(-steps // wk))))
+    wr = min(max(_MOST_WARPS // 2 // wk, 1), -(-rows // r))
+    return Shares(tiles, r, wk, wr, max(1, min(4, -(-steps // wk))))
 
 
 def grid_of(shape: Shape, shares: Shares) -> tuple[int, int]:

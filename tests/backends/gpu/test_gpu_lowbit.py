@@ -38,7 +38,7 @@ class Case:
 
 
 CASES = [
-    Case(1, 40, 96), Case(9, 24, 128, block=64, transposed=True),
+    Case(1, 40, 96), Case(9, 32, 128, block=64, transposed=True),
     Case(17, 33, 160, "int8", block=32), Case(2, 20, 64, "int8", block=0), Case(70, 48, 64, "int4", block=0),
     Case(5, 16, 256, "int2", block=128), Case(4, 30, 96, data="float"),
     Case(1, 7, 72, "int8", 0, data="float"),

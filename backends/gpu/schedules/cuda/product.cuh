@@ -37,6 +37,9 @@ __device__ __forceinline__ void product(const T* __restrict__ x, const uint4* __
   constexpr int BLOCKS = BLOCK ? (K + BLOCK - 1) / BLOCK : 1, PER = BLOCK ? BLOCK / 32 : CHUNKS;
   constexpr int SPAN = PER % CHUNKS == 0 ? CHUNKS : CHUNKS % PER == 0 ? PER : 1;
   constexpr int COUNT = (N + 15) / 16, WORDS = 16 * BITS / 32, PAIRS = 16 / BITS;
+  // Sizes that come out even need no questions.
+  constexpr bool EVEN_N = N % (16 * R * WR) == 0, EVEN_K = K % (32 * CHUNKS) == 0;
+  constexpr bool EVEN_STEPS = STEPS % (WK * DEPTH) == 0;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const int part = warp % WK, first = (blockIdx.x * WR + warp / WK) * R, m0 = blockIdx.y * TILES * 8;
   float total[R][TILES][4];
@@ -50,20 +53,20 @@ __device__ __forceinline__ void product(const T* __restrict__ x, const uint4* __
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         const int step = begin + d * WK;
-        loaded[d][r] = step < STEPS && first + r < COUNT
+        loaded[d][r] = (EVEN_STEPS || step < STEPS) && (EVEN_N || first + r < COUNT)
                            ? __ldg(w + ((long long)(first + r) * STEPS + step) * 32 + lane)
                            : make_uint4(0, 0, 0, 0);
       }
 #pragma unroll
     for (int d = 0; d < DEPTH; ++d) {
       const int step = begin + d * WK;
-      if (step >= STEPS) break;
+      if (!EVEN_STEPS && step >= STEPS) break;
 #pragma unroll
       for (int span = 0; span < CHUNKS; span += SPAN) {
         float sum[R][TILES][4];
 #pragma unroll
         for (int i = 0; i < R * TILES * 4; ++i) sum[i / (4 * TILES)][i / 4 % TILES][i % 4] = 0.0f;
-        const int block = BLOCK ? min((step * CHUNKS + span) * 32 / (BLOCK ? BLOCK : 1), BLOCKS - 1) : 0;
+        const int block = BLOCK ? min((step * CHUNKS + span) * 32 / (BLOCK ? BLOCK : 1), EVEN_K ? 1 << 30 : BLOCKS - 1) : 0;
 #pragma unroll
         for (int chunk = span; chunk < span + SPAN; ++chunk) {
           const int k = (step * CHUNKS + chunk) * 32 + 8 * t;
@@ -71,7 +74,7 @@ __device__ __forceinline__ void product(const T* __restrict__ x, const uint4* __
 #pragma unroll
           for (int i = 0; i < TILES; ++i) {
             const int m = m0 + 8 * i + g;
-            if (m < M && k < K) {
+            if (m < M && (EVEN_K || k < K)) {
               load8<T>(x + (long long)m * K + k, data[i]);
             } else {
 #pragma unroll
@@ -81,8 +84,8 @@ __device__ __forceinline__ void product(const T* __restrict__ x, const uint4* __
 #pragma unroll
           for (int r = 0; r < R; ++r) {
             const int n = (first + r) * 16 + g;
-            const Zero<T> upper(ZERO >= 0 ? ZERO : n < N ? zero[(long long)n * BLOCKS + block] : 0);
-            const Zero<T> lower(ZERO >= 0 ? ZERO : n + 8 < N ? zero[(long long)(n + 8) * BLOCKS + block] : 0);
+            const Zero<T> upper(ZERO >= 0 ? ZERO : EVEN_N || n < N ? zero[(long long)n * BLOCKS + block] : 0);
+            const Zero<T> lower(ZERO >= 0 ? ZERO : EVEN_N || n + 8 < N ? zero[(long long)(n + 8) * BLOCKS + block] : 0);
             const unsigned words[4] = {loaded[d][r].x, loaded[d][r].y, loaded[d][r].z, loaded[d][r].w};
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
@@ -106,8 +109,8 @@ __device__ __forceinline__ void product(const T* __restrict__ x, const uint4* __
           const int n = (first + r) * 16 + g;
           float factor[2] = {1.0f, 1.0f};
           if (BLOCKS > 1) {
-            factor[0] = n < N ? Real<S>::read(scale[(long long)n * BLOCKS + block]) : 0.0f;
-            factor[1] = n + 8 < N ? Real<S>::read(scale[(long long)(n + 8) * BLOCKS + block]) : 0.0f;
+            factor[0] = EVEN_N || n < N ? Real<S>::read(scale[(long long)n * BLOCKS + block]) : 0.0f;
+            factor[1] = EVEN_N || n + 8 < N ? Real<S>::read(scale[(long long)(n + 8) * BLOCKS + block]) : 0.0f;
           }
 #pragma unroll
           for (int i = 0; i < TILES; ++i)
