@@ -250,11 +250,13 @@ def _none_built(
     failed: Sequence[tuple[str, ParedError]], asked: str, records: Sequence[CandidateRecord]
 ) -> ParedError:
     """Return what kept the asked precision from being built: the one reason of all engines, else the list."""
-    # Engines come preferred first: the way out of the last is the one that no other engine is part of.
-    *others, last = [err for name, err in failed if name.rpartition("/")[0] == asked]
+    *others, last = errors = [err for name, err in failed if name.rpartition("/")[0] == asked]
     if all((err.reason, err.message) == (last.reason, last.message) for err in others):
         return last
-    return _none_left(records, last.next_step or _LOOK)
+    # What is not installed says least about the model. Else the last: engines come preferred first, and the
+    # way out of an earlier one may be a later one.
+    missing = [err for err in errors if isinstance(err, MissingTool)]
+    return _none_left(records, (missing or [last])[0].next_step or _LOOK)
 
 
 def _none_left(records: Sequence[CandidateRecord], way_out: str = _LOOK) -> ParedError:

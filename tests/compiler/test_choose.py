@@ -10,7 +10,7 @@ from typing import cast
 from pared.compiler.backend import REGIONS, Executable, Payload
 from pared.compiler.driver.choose import _by_preference, _Candidate, _none_built
 from pared.compiler.driver.report import CandidateRecord
-from pared.compiler.errors import ParedError, UnsupportedOp
+from pared.compiler.errors import MissingTool, ParedError, UnsupportedOp
 from pared.compiler.records import Metric, Origin
 
 
@@ -72,3 +72,11 @@ def test_one_reason_of_all_engines_is_the_error() -> None:
 def test_engines_of_unlike_reasons_are_listed_with_the_way_out_of_the_last() -> None:
     found = refusal(("int8/rtl", "r", "x"), ("int8/folded", "other", "y"))
     assert (found.reason, found.next_step) == ("no-candidate", "avoid y")
+
+
+def test_a_missing_package_is_the_first_way_out() -> None:
+    failed = [
+        ("int8/tvm", MissingTool("a", "no tvm", "install tvm")),
+        ("int8/ort", UnsupportedOp("b", "x", "y")),
+    ]
+    assert _none_built(failed, "int8", []).next_step == "install tvm"
