@@ -211,9 +211,9 @@ def rate(graph: EventGraph, inputs: Mapping[str, Array], steps: int) -> Counts:
     return {layer.name: np.rint(sent[layer.name]).astype(np.int64) for layer in graph.layers}
 
 
-def _spread(channels: Array | float, layer: Layer) -> Array:
+def _spread(channels: Array | float, layer: Layer) -> Reals:
     """Return one number or one per channel in a shape that broadcasts over a layer's neurons."""
-    return np.asarray(channels).reshape(-1, *[1] * (len(layer.shape) - 1))
+    return np.asarray(channels, np.float64).reshape(-1, *[1] * (len(layer.shape) - 1))
 
 
 def _origin(ladder: Ladder) -> Reals:
