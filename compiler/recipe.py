@@ -115,4 +115,5 @@ class Recipe(BaseModel):
 
 
 def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())
+    told = isinstance(err, OSError) and err.strerror
+    return told or " ".join(str(err).split())

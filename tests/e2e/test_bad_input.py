@@ -169,6 +169,12 @@ def test_a_recipe_that_is_no_yaml_is_refused(folder: Path) -> None:
     assert refusal(folder, "compile", "-c", folder / "r.yaml", "-o", folder / "out") == "recipe-unreadable"
 
 
+def test_a_recipe_that_is_not_there_is_named_once(folder: Path) -> None:
+    found = refusal_as_json(folder, "compile", "-c", folder / "none.yaml", "-o", folder / "out")
+    assert found["reason"] == "recipe-unreadable"
+    assert found["message"] == f"{folder / 'none.yaml'}: No such file or directory"
+
+
 def test_no_model_is_refused(folder: Path) -> None:
     assert refusal(folder, "compile", "-o", folder / "out") == "model-missing"
 
