@@ -80,7 +80,7 @@ def open_recording(path: Path) -> Recording:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return _open_arrays(path, {name: file[name] for name in file.files})
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise _refuse(path, f"cannot be read: {err}") from err
+        raise _refuse(path, f"cannot be read: {getattr(err, 'strerror', None) or err}") from err
     raise _refuse(path, f"has the ending {path.suffix!r}")
 
 

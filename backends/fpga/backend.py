@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...compiler.target import Target
 
 GRAPH = "model.onnx"
+_STEPS = frozenset({"Scan", "Loop", "LSTM", "GRU", "RNN"})
 
 
 class FpgaBackend:
@@ -30,6 +31,8 @@ class FpgaBackend:
     def supports(self, node: ir.Node, target: Target) -> Verdict:
         """Take what the target allows and the reference computes; `lower` judges the graph as a whole."""
         limit = target.allows(node)
+        if node.op_type in _STEPS:
+            return Verdict.no(f"no circuit keeps state over steps, as {node.op_type} does")
         if not limit.ok or has_kernel(node.domain, node.op_type):
             return limit
         return Verdict.no(f"nothing computes {node.domain or 'ai.onnx'}::{node.op_type}")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from pared.backends.fpga.backend import FpgaBackend
 from pared.backends.fpga.graph import Requant
 from pared.backends.fpga.host import Host
 from pared.backends.fpga.read import read_network
@@ -20,6 +21,7 @@ from pared.backends.fpga.simulate import simulate
 from pared.backends.fpga.steps import find_steps
 from pared.backends.reference import evaluate
 from pared.compiler.errors import UnsupportedOp
+from pared.targets import load_target
 
 
 def differing(net: ir.Model, x: np.ndarray) -> int:
@@ -93,6 +95,13 @@ def test_a_model_without_quantizers_is_refused() -> None:
     with pytest.raises(UnsupportedOp, match="no quantizer") as caught:
         read_network(net)
     assert caught.value.reason == "fpga-not-quantized"
+
+
+@pytest.mark.parametrize(("op", "ok"), [("Scan", False), ("LSTM", False), ("Conv", True), ("Softmax", True)])
+def test_a_look_at_a_node_tells_that_state_over_steps_is_not_taken(op: str, ok: bool) -> None:
+    verdict = FpgaBackend().supports(ir.Node("", op, []), load_target("fpga-ecp5-25k"))
+    assert verdict.ok == ok
+    assert ok or op in verdict.reason
 
 
 def test_float_weights_are_refused_by_name() -> None:
