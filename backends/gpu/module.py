@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tvm import relax, tirx
 
 
+# Parameters of a function that reads one buffer and writes another.
+_IN_AND_OUT = 2
+
+
 @dataclass(frozen=True)
 class Calls:
     """A model as calls of functions.
@@ -87,12 +91,17 @@ def calls_of(module: tvm.IRModule) -> Calls:
     from tvm import tirx
 
     main = module["main"]
-    reader = _Reader()
+    reader = _Reader(_views(module), _returned(main))
     inputs = tuple(reader.bind(parameter) for parameter in main.params)
     for block in main.body.blocks:
         for binding in block.bindings:
             reader.read(binding)
-    functions = {g.name_hint: f for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
+    called = {step.function for step in reader.steps}
+    functions = {
+        g.name_hint: f
+        for g, f in module.functions.items()
+        if isinstance(f, tirx.PrimFunc) and g.name_hint in called
+    }
     outputs = tuple(reader.names(main.body.body))
     for position, name in enumerate(outputs):
         if name in reader.constants:
@@ -104,10 +113,49 @@ def calls_of(module: tvm.IRModule) -> Calls:
     return Calls(functions, tuple(reader.steps), reader.tensors, reader.constants, inputs, outputs)
 
 
-class _Reader:
-    """Collects steps and buffers, binding by binding."""
+def _views(module: tvm.IRModule) -> frozenset[str]:
+    """Return the functions that leave every element where it is: their results are their inputs' memory."""
+    from tvm import tirx
 
-    def __init__(self) -> None:
+    return frozenset(
+        g.name_hint for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc) and _is_view(f)
+    )
+
+
+def _is_view(function: tirx.PrimFunc) -> bool:
+    """Tell whether a function only reshapes, once or several times (the name is that of TVM's operator)."""
+    from tvm import relax
+
+    from .schedules.gemm_form import leaf_blocks
+
+    if len(function.params) != _IN_AND_OUT:
+        return False
+    names = [str(block.name_hint) for block in leaf_blocks(function)]
+    return all(name.startswith("T_reshape") for name in names) or bool(
+        relax.analysis.has_reshape_pattern(function)
+    )
+
+
+def _returned(main: relax.Function) -> frozenset[relax.Var]:
+    """Return the variables that a function returns, alone or in a tuple."""
+    from tvm import relax
+
+    tuples = [main.body.body]
+    tuples += [binding.value for block in main.body.blocks for binding in block.bindings]
+    fields = [field for value in tuples if isinstance(value, relax.Tuple) for field in value.fields]
+    return frozenset(v for v in (main.body.body, *fields) if isinstance(v, relax.Var))
+
+
+class _Reader:
+    """Collects steps and buffers, binding by binding.
+
+    Args:
+        views: functions that only name memory anew.
+        returned: what the model returns; it has memory of its own, with an output's shape.
+    """
+
+    def __init__(self, views: frozenset[str], returned: frozenset[relax.Var]) -> None:
+        self._views, self._returned = views, returned
         self.steps: list[Step] = []
         self.tensors: dict[str, Tensor] = {}
         self.constants: dict[str, npt.NDArray[np.generic]] = {}
@@ -152,6 +200,9 @@ class _Reader:
             )
             outputs = tuple(self._new(field) for field in fields)
             inputs = tuple(name for item in value.args[1].fields for name in self.names(item))
+            if value.args[0].name_hint in self._views and binding.var not in self._returned:
+                self._bound[binding.var] = inputs
+                return
             self.steps.append(Step(value.args[0].name_hint, inputs, outputs))
             self._bound[binding.var] = outputs
         else:

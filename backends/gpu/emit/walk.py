@@ -101,7 +101,11 @@ class Emitter:
         if value not in self.first and value in self.last:
             rank = len(shape_of(self.last[value]))
             order = (0, rank - 1, *range(1, rank - 1))
-            self.first[value] = self.emit(relax.op.permute_dims(self.last[value], order))
+            x = self.last[value]
+            turned = relax.op.permute_dims(x, order)
+            if max(shape_of(x)[1:-1], default=1) == 1:  # the same memory
+                turned = relax.op.reshape(x, [shape_of(x)[axis] for axis in order])
+            self.first[value] = self.emit(turned)
         if value not in self.first:
             array = constant_expression(value)
             assert array is not None, f"{value.name!r} is neither emitted nor constant"
@@ -117,7 +121,11 @@ class Emitter:
         if value not in self.last:
             x = self.operand(node, index)
             rank = len(shape_of(x))
-            self.last[value] = self.emit(relax.op.permute_dims(x, (0, *range(2, rank), 1)))
+            order = (0, *range(2, rank), 1)
+            turned = relax.op.permute_dims(x, order)
+            if max(shape_of(x)[2:], default=1) == 1:
+                turned = relax.op.reshape(x, [shape_of(x)[axis] for axis in order])
+            self.last[value] = self.emit(turned)
         return self.last[value]
 
     def source(self, node: ir.Node, index: int = 0) -> tuple[Expr, bool]:

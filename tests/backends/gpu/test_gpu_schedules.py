@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
-from gpu_models import ARCH, compiled, model_of
+from gpu_models import ARCH, compiled, emulated, model_of
 
 from pared.backends.gpu.executable import GpuExecutable
 from pared.backends.gpu.simulate import SimulatedDevice, images
@@ -142,3 +142,17 @@ def test_a_residual_and_its_rounding_are_in_the_kernel_of_the_convolution() -> N
     assert len(convolutions) == 1
     assert len(program.launches) <= 3  # beside it, the layouts of input and output change
     assert list(kernels.choices.values()).count("tensor-core") == 1
+
+
+def test_a_reshape_between_layers_is_no_kernel_and_one_at_the_end_is() -> None:
+    body = "a = Relu(x)\n s = Constant<value_ints = [4,6]>()\n b = Reshape(a, s)\n y = Softmax(b)"
+    end = body + "\n t = Constant<value_ints = [24]>()\n z = Reshape(y, t)"
+    x = {"x": np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)}
+    for text, output, launches in ((body, "float[4,6] y", 2), (end, "float[24] z", 3)):
+        model = model_of(text, "float[2,12] x", output)
+        program, *_ = compiled(model)
+        assert len(program.launches) == launches
+        (name,) = (value.name for value in model.graph.outputs)
+        got, want = emulated(model).run(x)[name], evaluate(model, x)[name]
+        assert got.shape == want.shape
+        assert np.abs(got - want).max() <= 1e-6
