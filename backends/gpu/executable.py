@@ -177,6 +177,7 @@ class GpuExecutable:
                 self._queue_own(program, lane.inputs, lane.outputs)
 
         with self._turn():
+            queue()
             queue()  # records it
             device.synchronize()
         moved = sum(port_bytes(port) for p, _ in work for port in (*p.inputs, *p.outputs))

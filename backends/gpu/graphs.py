@@ -31,30 +31,30 @@ class Graphs:
 
     def __init__(self, device: Device, functions: Mapping[str, int], bases: Mapping[str, int]) -> None:
         self._device, self._functions, self._bases = device, functions, bases
-        self._own: dict[_Key, int] = {}
+        self._own: dict[_Key, int | None] = {}
         self._lent: OrderedDict[_Key, int | None] = OrderedDict()
         self.trouble = ""
 
     def queue(self, program: Program, inputs: Sequence[int], outputs: Sequence[int], *, own: bool) -> None:
         """Queue a program on addresses of inputs and outputs.
 
-        `own` addresses are recorded at once and kept; others when they come again, the last few.
+        The first time its kernels are launched one by one, which loads them: recording must not meet that.
+        When the addresses come again, they are recorded; `own` ones are kept, of others the last few.
         """
         key = (id(program), *inputs, *outputs)
-        graph = self._own.get(key) or self._lent.get(key)
-        if graph is None and not self.trouble and (own or key in self._lent):
+        known = self._own if own else self._lent
+        graph = known.get(key)
+        if graph is None and key in known and not self.trouble:
             graph = self._record(program, inputs, outputs)
-        if not own:
-            self._remember(key, graph)
-        elif graph is not None:
-            self._own[key] = graph
+        known[key] = graph
         if graph is None:
             self._launch(program, inputs, outputs)
         else:
             self._device.replay(graph)
+        if not own:
+            self._limit(key)
 
-    def _remember(self, key: _Key, graph: int | None) -> None:
-        self._lent[key] = graph
+    def _limit(self, key: _Key) -> None:
         self._lent.move_to_end(key)
         if len(self._lent) > _KEPT:
             _, old = self._lent.popitem(last=False)

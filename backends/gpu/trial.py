@@ -59,10 +59,10 @@ def run_trial(
         graphs: dict[str, int] = {}
         for name, option in trial.options.items():
             _upload(device, buffers, arrays)
-            graph = _recorded(device, trial, option, buffers, stack)
-            device.replay(graph)
+            addresses = _addresses(device, option, buffers, stack)
+            _launch(device, trial, option, addresses)
             if _agrees(device, buffers, wanted):
-                graphs[name] = graph
+                graphs[name] = _recorded(device, trial, option, addresses, stack)
         return _timed(device, graphs)
 
 
@@ -113,20 +113,27 @@ def _upload(device: CudaDevice, buffers: Sequence[int], arrays: Sequence[Array])
     device.synchronize()
 
 
+def _addresses(
+    device: CudaDevice, option: DeviceFunction, buffers: Sequence[int], stack: ExitStack
+) -> dict[str, int]:
+    found = dict(zip(option.parameters, buffers, strict=True))
+    return found | {name: _lent(device, tensor.bytes, stack) for name, tensor in option.scratch.items()}
+
+
+def _launch(device: CudaDevice, trial: Trial, option: DeviceFunction, addresses: Mapping[str, int]) -> None:
+    for kernel in option.kernels:
+        given = [addresses[parameter] for parameter in kernel.parameters]
+        device.launch(trial.handles[kernel.name], kernel.grid, kernel.block, kernel.shared_bytes, given)
+
+
 def _recorded(
-    device: CudaDevice, trial: Trial, option: DeviceFunction, buffers: Sequence[int], stack: ExitStack
+    device: CudaDevice, trial: Trial, option: DeviceFunction, addresses: Mapping[str, int], stack: ExitStack
 ) -> int:
-    """Return a graph of some launches in a row: one of a few microseconds would drown in its launch."""
-    addresses = dict(zip(option.parameters, buffers, strict=True))
-    for name, tensor in option.scratch.items():
-        addresses[name] = _lent(device, tensor.bytes, stack)
-    device.begin_capture()
+    """Return a graph of some runs in a row: one of a few microseconds would drown in its launch."""
     try:
+        device.begin_capture()
         for _ in range(_REPEATS):
-            for kernel in option.kernels:
-                given = [addresses[parameter] for parameter in kernel.parameters]
-                handle = trial.handles[kernel.name]
-                device.launch(handle, kernel.grid, kernel.block, kernel.shared_bytes, given)
+            _launch(device, trial, option, addresses)
         graph = device.end_capture()
     except BaseException:
         device.drop_capture()
