@@ -33,7 +33,7 @@ enum { DEVICES = 8, RULES = 16, NAMES = 64, ALLOCATIONS = 4096, ARGUMENTS = 32 }
 enum { COPY, LAUNCH, RECORD, WAIT };
 
 typedef void (*Kernel)(void **);
-typedef struct CUfunc_st { char name[256]; int count; Kernel kernel; } Function;
+typedef struct CUfunc_st { char name[256]; int count, shared; Kernel kernel; } Function;
 typedef struct CUmod_st { int functions; Function *all[256]; } Module;
 typedef struct CUctx_st { int device; } Context;
 typedef struct CUevent_st { long recorded, done; CUstream last; int timed; } Event;
@@ -382,12 +382,15 @@ CUresult CUDAAPI cuModuleGetFunction(CUfunction *function, CUmodule module, cons
 }
 CUresult CUDAAPI cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
     ENTER(1);
-    return function && attribute == 8 && value > 0 ? 0 : 1;
+    if (!function || attribute != 8 || value <= 0) return 1;
+    function->shared = value;
+    return 0;
 }
 CUresult CUDAAPI cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                                 unsigned bz, unsigned shared, CUstream stream, void **arguments, void **extra) {
-    (void)shared; (void)extra;
+    (void)extra;
     ENTER(1);
+    if (shared > 49152 && (int)shared > function->shared) return 1;
     if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024) return 1;
     Op op = {.kind = LAUNCH, .function = function};
     for (int i = 0; i < function->count; i++) {

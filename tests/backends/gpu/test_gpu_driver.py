@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import HERE, Fake, affine, loaded, rows, want
+from fake_driver import HERE, WEIGHT_BYTES, Fake, affine, loaded, rows, teach, want
 
 from pared.backends.gpu.driver import open_driver
 from pared.backends.gpu.executable import GpuExecutable
@@ -157,15 +157,15 @@ def test_a_run_that_fails_leaves_the_next_one_alone(fake: Fake, name: str) -> No
 
 def test_a_fault_of_a_kernel_loses_the_device_and_not_the_process(fake: Fake) -> None:
     fake.devices("sm_90", "sm_90")
-    model, other = loaded(fake, 1), loaded(fake, 1, device=open_driver(1))
+    model, other = loaded(fake, 1, device=open_driver(1)), loaded(fake, 1)
     fake.fail("cuStreamSynchronize", 1, 700)
     for _ in range(2):
-        with pytest.raises(ParedError, match=r"device 0 is lost .*ILLEGAL_ADDRESS") as caught:
+        with pytest.raises(ParedError, match=r"device 1 is lost .*ILLEGAL_ADDRESS") as caught:
             model.run({"x": rows(1)})
         assert caught.value.reason == "cuda-context-lost"
         assert "new process" in caught.value.next_step
-    with pytest.raises(ParedError, match="device 0 is lost"):
-        loaded(fake, 1)
+    with pytest.raises(ParedError, match="device 1 is lost"):
+        open_driver(1)
     model.close()
     assert np.array_equal(other.run({"x": rows(1)})["y"], want(rows(1)))
     other.close()
@@ -193,6 +193,16 @@ def test_recording_without_memory_is_refused(fake: Fake) -> None:
     with pytest.raises(ParedError, match="OUT_OF_MEMORY"):
         model.run({"x": rows(1)})
     assert np.array_equal(model.run({"x": rows(1)})["y"], want(rows(1)))
+
+
+def test_more_shared_memory_than_usual_is_asked_for_once(fake: Fake) -> None:
+    teach(fake, 1)
+    launches = tuple(step.model_copy(update={"shared_bytes": 60_000}) for step in affine().launches)
+    program = affine().model_copy(update={"launches": launches})
+    model = GpuExecutable(program, WEIGHT_BYTES, [b"\x7fELF", b""], open_driver())
+    for seed in range(3):
+        assert np.array_equal(model.run({"x": rows(1, seed)})["y"], want(rows(1, seed)))
+    assert fake.calls("cuFuncSetAttribute") == 2
 
 
 def test_machine_code_that_does_not_load_is_refused(fake: Fake) -> None:
@@ -250,14 +260,15 @@ child = os.fork()
 if child == 0:
     from pared.backends.gpu.driver import open_driver
     from pared.compiler.errors import ParedError
-    reasons = []
+    reasons, said = [], ""
     for work in (lambda: model.run({{"x": rows(1)}}), open_driver):
         try:
             work()
         except ParedError as err:
             reasons.append(err.reason)
+            said = said or err.message
     model.close()
-    os._exit(7 if reasons == ["cuda-forked"] * 2 else 1)
+    os._exit(7 if reasons == ["cuda-forked"] * 2 and "was loaded before" in said else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 model.run({{"x": rows(1)}})
 model.close()
