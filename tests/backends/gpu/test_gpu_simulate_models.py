@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import ARCH, compiled, model_of, quantized_conv
-from gpu_simulated import simulated
 
 from pared.backends.gpu.emulate import EmulatedDevice
 from pared.backends.gpu.executable import GpuExecutable
@@ -44,6 +43,12 @@ def dense(k: int, n: int) -> ir.Model:
         b=rng.normal(size=n).astype(np.float32), xs=np.float32(0.02), xz=np.uint8(7), ws=np.float32(0.01),
         ys=np.float32(0.05), yz=np.uint8(120),
     )  # fmt: skip
+
+
+def simulated(model: ir.Model) -> GpuExecutable:
+    """Return a model on a device whose threads all run."""
+    program, weights, kernels, _ = compiled(model)
+    return on_threads(program, weights, kernels)
 
 
 def many_channels(c: int, m: int) -> ir.Model:
