@@ -46,8 +46,8 @@ compiled for {ARCH}, run thread by thread (backends/gpu/simulate), every launch 
 threads, warps and blocks, whose results were equal bit for bit. Random inputs, one sample, seed 0. Values
 that differ from `backends/reference`, the largest difference and the derived bound, over all outputs. The
 bound is of floats: beside a tie of a quantizer a last bit decides about a whole step (espcn: 1/255).
-One input hides rare ties: of 40 inputs of integers from 0 to 9, 2 left ic01_resnet8_int8_qdq's AveragePool, which sums
-floats between quantizers, one step away, and its softmax up to 11 steps."""
+One input hides rare ties: of 40 inputs of integers from 0 to 9, 2 left ic01_resnet8_int8_qdq's AveragePool,
+which sums floats between quantizers, one step away, and its softmax up to 11 steps."""
 
 
 def inputs_of(program: Program, rng: np.random.Generator) -> dict[str, Array]:
