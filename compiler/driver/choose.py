@@ -255,8 +255,8 @@ def _none_built(
         return last
     # What is not installed says least about the model. Else the last: engines come preferred first, and the
     # way out of an earlier one may be a later one.
-    missing = [err for err in errors if isinstance(err, MissingTool)]
-    return _none_left(records, (missing or [last])[0].next_step or _LOOK)
+    telling = next((err for err in errors if isinstance(err, MissingTool)), last)
+    return _none_left(records, telling.next_step or _LOOK)
 
 
 def _none_left(records: Sequence[CandidateRecord], way_out: str = _LOOK) -> ParedError:

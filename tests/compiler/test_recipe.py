@@ -63,7 +63,9 @@ def test_precision_spellings(text: str | None, want: Precision | None) -> None:
     assert parse_precision(text) == want
 
 
-@pytest.mark.parametrize("text", ["int9", "w0a8", "w17", "8", "w8a", "w9abf16", "b0", "b5", "b2a4", "ternary2", ""])
+@pytest.mark.parametrize(
+    "text", ["int9", "w0a8", "w17", "8", "w8a", "w9abf16", "b0", "b5", "b2a4", "ternary2", ""]
+)
 def test_unknown_precisions_list_the_valid_ones(text: str) -> None:
     with pytest.raises(PipelineError, match="valid: fp32, fp16"):
         parse_precision(text)
@@ -72,7 +74,21 @@ def test_unknown_precisions_list_the_valid_ones(text: str) -> None:
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 @pytest.mark.parametrize(
     "precision",
-    [None, "int8", "int8-dynamic", "int8-datafree", "w4", "w2a2", "w8a16", "fp16", "bf16", "w4abf16", "b1", "b2a8", "ternary"],
+    [
+        None,
+        "int8",
+        "int8-dynamic",
+        "int8-datafree",
+        "w4",
+        "w2a2",
+        "w8a16",
+        "fp16",
+        "bf16",
+        "w4abf16",
+        "b1",
+        "b2a8",
+        "ternary",
+    ],
 )
 def test_every_default_pipeline_parses(precision: str | None, level: int) -> None:
     parse_pipeline(default_pipeline(parse_precision(precision), level), PASSES, MACROS)
