@@ -36,14 +36,18 @@ def describe(functions: Mapping[str, tirx.PrimFunc], found: Mapping[str, DeviceF
     kernels: dict[str, object] = {}
     for name, function in found.items():
         for position, kernel in enumerate(function.kernels):
-            order = [_position(kernel.parameters, parameter) for parameter in function.parameters]
+            alone = len(function.kernels) == 1
+            order = [_position(kernel.parameters, parameter, alone) for parameter in function.parameters]
             kernels[kernel.name] = {"function": name, "order": order, "runs": position == 0}
     module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in functions.items()})
     return json.dumps({"kernels": kernels, "module": tvm.ir.save_json(module)})
 
 
-def _position(parameters: Sequence[str], name: str) -> int:
-    assert name in parameters, f"a kernel does not take {name}; only functions of one kernel are emulated"
+def _position(parameters: Sequence[str], name: str, alone: bool) -> int:
+    """Return which buffer of a launch a parameter is; -1: none, since nothing in the function reads it."""
+    if name not in parameters:
+        assert alone, f"a kernel does not take {name}; only functions of one kernel are emulated"
+        return -1
     return parameters.index(name)
 
 
@@ -77,6 +81,7 @@ class EmulatedDevice:
     _kernels: list[_Kernel] = field(default_factory=list)
     _calls: dict[str, Callable[..., object]] = field(default_factory=dict)
     _graphs: dict[int, list[tuple[int, Sequence[int]]]] = field(default_factory=dict)
+    _blanks: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @cached_property
     def _stored(self) -> dict[str, dict[str, dict[str, object]]]:
@@ -161,10 +166,16 @@ class EmulatedDevice:
         if not kernel.runs:
             return
         tensors = [
-            _tensor(buffers[index], shape, dtype)
+            _tensor(buffers[index] if index >= 0 else self._unread(shape), shape, dtype)
             for index, shape, dtype in zip(kernel.order, kernel.shapes, kernel.dtypes, strict=True)
         ]
         self._calls[kernel.function](*tensors)
+
+    def _unread(self, shape: tuple[int, ...]) -> int:
+        """Return memory for a parameter that nobody reads."""
+        if shape not in self._blanks:
+            self._blanks[shape] = self.allocate(8 * max(1, int(np.prod(shape))))
+        return self._blanks[shape]
 
     def begin_capture(self) -> None:
         """Record launches from here on."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ from ..results import Page
 ARCHES = ("sm_80", "sm_90")
 PRECISIONS = ("float", "fp16", "int8")
 HEADINGS = (
-    "model", "precision", *ARCHES, "kernels", "arena bytes", "weight bytes", "difference (emulated)", "s",
+    "model", "precision", *ARCHES, "kernels", "arena bytes", "weight bytes", "difference (emulated)",
 )  # fmt: skip
 _SHAPES: Mapping[str, Mapping[str, Sequence[int]]] = {
     "silero_vad_16k_op15": {"input": (1, 576), "state": (2, 1, 128)}
@@ -118,7 +117,6 @@ def compiled(case: Case, precision: str, arch: str) -> tuple[ir.Model, Payload]:
 
 def row(case: Case, precision: str) -> tuple[object, ...]:
     """Return the cells of one row."""
-    start = time.perf_counter()
     verdicts, report, difference = [], None, "-"
     for arch in ARCHES:
         try:
@@ -132,10 +130,9 @@ def row(case: Case, precision: str) -> tuple[object, ...]:
             difference = _difference(model, payload)
     memory = cast("Mapping[str, int]", report["memory"]) if report else {}
     launches = len(next(iter(report["launches"].values()))) if report else "-"
-    seconds = f"{time.perf_counter() - start:.0f}"
     return (
         case.name, precision, *verdicts, launches, memory.get("arena_bytes", "-"),
-        memory.get("weight_bytes", "-"), difference, seconds,
+        memory.get("weight_bytes", "-"), difference,
     )  # fmt: skip
 
 
@@ -173,7 +170,7 @@ def _checked_row(job: tuple[Case, str]) -> tuple[object, ...]:
     try:
         return row(*job)
     except (ParedError, AssertionError, ValueError, RuntimeError) as err:
-        return (job[0].name, job[1], *[f"failed: {type(err).__name__}: {str(err)[:120]}"] * 2, *["-"] * 5)
+        return (job[0].name, job[1], *[f"failed: {type(err).__name__}: {str(err)[:120]}"] * 2, *["-"] * 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

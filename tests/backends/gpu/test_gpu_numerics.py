@@ -156,3 +156,11 @@ def test_a_value_that_is_two_outputs_is_written_twice() -> None:
     model = model_of("y = Relu(x)\n z = Identity(y)", "float[3] x", "float[3] y, float[3] z")
     got = emulated(model).run({"x": np.array([-1, 2, 3], np.float32)})
     assert got["y"].tolist() == got["z"].tolist() == [0, 2, 3]
+
+
+def test_an_input_that_no_kernel_reads_is_taken() -> None:
+    """`x * 0` of integers is 0 whatever x is: what is generated does not read it."""
+    body = "m = Mul(x, z)\n f = Cast<to = 1>(m)\n y = Add(f, w)"
+    model = model_of(body, "int64 x, float[3] w", "float[3] y", z=np.array(0))
+    got = emulated(model).run({"x": np.array(5), "w": np.float32([1, 2, 3])})["y"]
+    assert got.tolist() == [1, 2, 3]
