@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ....compiler.ir.walk import int_attribute, ints_attribute
 from ....compiler.ir.windows import pads_of
-from .elementwise import wide
+from .reductions import SUMS
 from .walk import Emitter, Last, Rule, dtype_of, refuse, shape_of
 
 if TYPE_CHECKING:
@@ -66,12 +66,17 @@ def _window(node: ir.Node, x: Expr) -> _Window:
 
 
 def _pooled(emitter: Emitter, x: Expr, window: _Window, name: str) -> Expr:
-    """Emit the `sum` or `max` under a window of data with its channels last; padding counts nothing."""
+    """Emit the `sum` or `max` under a window of data with its channels last; padding counts nothing.
+
+    Sums are float64: of what was quantized they are exact, so that a quantizer behind them rounds as the
+    reference does.
+    """
     from tvm import te, tirx
 
     def pool(t: te.Tensor) -> te.Tensor:
         taps = [te.reduce_axis((0, k), name=f"k{i}") for i, k in enumerate(window.kernel)]
-        nothing = tirx.const(0, t.dtype) if name == "sum" else tirx.min_value(t.dtype)
+        kind = SUMS if name == "sum" else t.dtype
+        nothing = tirx.const(0, kind) if name == "sum" else tirx.min_value(kind)
 
         def element(*at: tirx.Expr) -> tirx.Expr:
             places = [
@@ -80,7 +85,7 @@ def _pooled(emitter: Emitter, x: Expr, window: _Window, name: str) -> Expr:
                     at[1:-1], taps, window.strides, window.dilations, window.begin, strict=True
                 )
             ]
-            found = t(at[0], *places, at[-1])
+            found = t(at[0], *places, at[-1]).astype(kind)
             if window.padded:
                 inside = [tirx.all(p >= 0, p < n) for p, n in zip(places, window.size, strict=True)]
                 found = tirx.if_then_else(tirx.all(*inside), found, nothing)
@@ -106,11 +111,9 @@ def _average_pool(emitter: Emitter, node: ir.Node) -> Last:
     counts = _counts(window, bool(int_attribute(node, "count_include_pad", 0)))
     divisor = counts.reshape(-1)[:1] if np.all(counts == counts.flat[0]) else counts[..., None]
 
-    def compute(emitter: Emitter, x: Expr) -> Expr:
-        whole = emitter.constant(divisor.astype(dtype_of(x)))
-        return relax.op.divide(_pooled(emitter, x, window, "sum"), whole)
-
-    return Last(wide(compute)(emitter, image))
+    whole = emitter.constant(divisor.astype(SUMS))
+    mean = emitter.emit(relax.op.divide(_pooled(emitter, image, window, "sum"), whole))
+    return Last(relax.op.astype(mean, dtype_of(image)))
 
 
 def _counts(window: _Window, with_pads: bool) -> npt.NDArray[np.int64]:
@@ -137,12 +140,9 @@ def _norm_pool(emitter: Emitter, node: ir.Node) -> Last:
         raise refuse(node, f"p = {p}; 1 and 2 are taken")
     window = _window(node, image)
 
-    def compute(emitter: Emitter, x: Expr) -> Expr:
-        sizes = emitter.emit((relax.op.square if p == 2 else relax.op.abs)(x))
-        total = _pooled(emitter, sizes, window, "sum")
-        return relax.op.sqrt(total) if p == 2 else total
-
-    return Last(wide(compute)(emitter, image))
+    sizes = emitter.emit((relax.op.square if p == 2 else relax.op.abs)(image))
+    total = _pooled(emitter, sizes, window, "sum")
+    return Last(relax.op.astype(emitter.emit(relax.op.sqrt(total)) if p == 2 else total, dtype_of(image)))
 
 
 RULES: dict[str, Rule] = {"MaxPool": _max_pool, "AveragePool": _average_pool, "LpPool": _norm_pool}

@@ -1,8 +1,9 @@
-"""Reductions and softmax; sums of few bits are accumulated in float32."""
+"""Reductions, with sums in float64; softmax in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,19 +12,51 @@ import onnx_ir as ir
 from ....compiler.ir.walk import int_attribute, ints_attribute
 from ....compiler.ops.common import string_attribute
 from .elementwise import wide
-from .walk import Emitter, Last, Rule, axis_in_memory, placed, refuse, shape_of
+from .walk import Emitter, Last, Rule, axis_in_memory, dtype_of, placed, refuse, shape_of
 
 if TYPE_CHECKING:
     from .walk import Expr
+
+
+# What sums are accumulated in, as in the reference: one addition for each element that is read, so memory
+# stays the bound, also on chips where float64 is slow.
+SUMS = "float64"
+
+
+def _summed(emitter: Emitter, x: Expr, axes: Sequence[int], *, keep: bool, mean: bool) -> Expr:
+    """Emit a sum or mean; the conversion stands inside, so that nothing wide is written."""
+    from tvm import relax, te, tirx
+
+    def total(t: te.Tensor) -> te.Tensor:
+        taps = {axis: te.reduce_axis((0, t.shape[axis]), name=f"k{axis}") for axis in axes}
+        shape = [1 if axis in taps else size for axis, size in enumerate(t.shape) if keep or axis not in taps]
+
+        def element(*at: tirx.Expr) -> tirx.Expr:
+            kept = iter(at)
+            places = []
+            for axis in range(len(t.shape)):
+                place = next(kept) if keep or axis not in taps else None
+                places.append(taps.get(axis, place))
+            return te.sum(t(*places).astype(SUMS), axis=list(taps.values()))
+
+        return te.compute(shape, element, name="sum")
+
+    found = emitter.compute("sum", total, x)
+    if mean:
+        count = math.prod(shape_of(x)[axis] for axis in axes)
+        found = emitter.emit(relax.op.divide(found, emitter.constant(np.float64(count))))
+    return emitter.emit(relax.op.astype(found, dtype_of(x)))
 
 
 def _global(name: str) -> Rule:
     def rule(emitter: Emitter, node: ir.Node) -> Last:
         from tvm import relax
 
-        op, image = getattr(relax.op, name), emitter.image(node, 0)
+        image = emitter.image(node, 0)
         axes = list(range(1, len(shape_of(image)) - 1))
-        return Last(wide(lambda emitter, x: op(x, axis=axes, keepdims=True))(emitter, image))
+        if name == "mean":
+            return Last(_summed(emitter, image, axes, keep=True, mean=True))
+        return Last(getattr(relax.op, name)(image, axis=axes, keepdims=True))
 
     return rule
 
@@ -52,12 +85,20 @@ def _reduce(name: str, before: str = "", after: str = "") -> Rule:
 
         def compute(emitter: Emitter, x: Expr) -> Expr:
             x = emitter.emit(getattr(relax.op, before)(x)) if before else x
-            x = emitter.emit(getattr(relax.op, name)(x, axis=axes, keepdims=keep)) if axes else x
+            x = _reduced(emitter, x, name, axes, keep) if axes else x
             return getattr(relax.op, after)(x) if after else x
 
         return placed(wide(compute)(emitter, source), is_last)
 
     return rule
+
+
+def _reduced(emitter: Emitter, x: Expr, name: str, axes: list[int], keep: bool) -> Expr:
+    from tvm import relax
+
+    if name in ("sum", "mean"):
+        return _summed(emitter, x, axes, keep=keep, mean=name == "mean")
+    return emitter.emit(getattr(relax.op, name)(x, axis=axes, keepdims=keep))
 
 
 def _log_sum_exp(emitter: Emitter, node: ir.Node) -> Expr:

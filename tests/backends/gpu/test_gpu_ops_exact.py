@@ -172,6 +172,18 @@ def test_pools_sums_joins_and_products_of_tensors_are_exact() -> None:
     layers.check()
 
 
+def test_averages_are_exact() -> None:
+    """Quantized at the scale they come at: many means lie half way, and sums in float32 would move some."""
+    layers = Layers(31)
+    scale, zero = layers.constant(np.float32(0.0371)), layers.constant(np.uint8(117))
+    layers.feeds["x"] = layers.codes((8, 64, 8, 8), "uint8")
+    layers.graph.input.append(helper.make_tensor_value_info("x", TensorProto.UINT8, (8, 64, 8, 8)))
+    wide = layers.node("DequantizeLinear", ["x", scale, zero])
+    layers.quantized(layers.node("GlobalAveragePool", [wide]), 0.0371, 4)
+    layers.quantized(layers.node("AveragePool", [wide], kernel_shape=[4, 4], strides=[2, 2]), 0.0371, 4)
+    layers.check()
+
+
 @pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "HardSwish", "Gelu", "Exp", "Softplus"])
 def test_functions_between_quantizers_are_exact(op: str) -> None:
     """As a table of all codes: a chip's own exponential would miss some by a step."""
