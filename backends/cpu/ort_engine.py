@@ -17,6 +17,7 @@ from ...compiler.ir.compact import compact
 from ...compiler.ir.export import save, to_bytes, weight_bytes
 from ...compiler.ir.walk import all_nodes
 from ...compiler.ops import expand_custom_ops
+from ...compiler.temporary import folder_prefix
 from .float_weights import free_float_weights
 from .fusion import check_fusion
 from .ort_session import PAYLOAD
@@ -43,7 +44,7 @@ def lower(model: ir.Model, engine: str = "ort") -> Payload:
     attachments = _checked_fusion(copy)
     pack_weights(copy)
     attachments[NAMES] = json.dumps(compact(copy), indent=0) + "\n"
-    folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
+    folder = Path(tempfile.mkdtemp(prefix=folder_prefix("lower")))
     files = _write(copy, folder)
     payload = Payload(engine, files, {}, attachments)
     # The writer moves the files out; what is left goes with the payload.

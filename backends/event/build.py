@@ -10,6 +10,7 @@ from pathlib import Path
 from ...compiler.errors import MissingTool
 from ...compiler.machine import find_machine
 from ...compiler.target import Target
+from ...compiler.temporary import folder_prefix
 
 LIBRARY = "model.so"
 _SOURCE = Path(__file__).parent / "c" / "events.c"
@@ -44,7 +45,7 @@ def build(features: tuple[str, ...]) -> bytes | None:
     if found is None:
         return None
     flags = [f"-m{_FLAGS.get(name, name)}" for name in features]
-    with tempfile.TemporaryDirectory(prefix="pared-event-") as folder:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("event")) as folder:
         library = Path(folder) / LIBRARY
         command = [
             found, "-shared", "-fPIC", "-O3", "-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ...compiler.temporary import folder_prefix
 from .graph import Ints
 from .tools import find_tool, need_tool, run_tool
 from .verilog import CORE, Rtl
@@ -66,7 +67,7 @@ def simulate_rtl(rtl: Rtl, samples: Ints, ports: Ports, tool: str, timeout_s: fl
         MissingTool: it is not installed.
         ParedError: it failed; names the log.
     """
-    with tempfile.TemporaryDirectory(prefix="pared-sim-") as name:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("sim")) as name:
         folder = Path(name)
         for file, text in rtl.files.items():
             # Verilator 5.006 stops at lint codes that it does not know yet

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...compiler.cache import cache_folder
+from ...compiler.temporary import folder_prefix
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def workplace(files: Mapping[str, str], key: object) -> Iterator[Path]:
     """
     base = cache_folder()
     if base is None:
-        with tempfile.TemporaryDirectory(prefix="pared-fpga-") as name:
+        with tempfile.TemporaryDirectory(prefix=folder_prefix("fpga")) as name:
             yield Path(name)
         return
     text = "\0".join([repr(key), *(f"{name}\0{files[name]}" for name in sorted(files))])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...compiler.errors import MissingTool, ParedError
+from ...compiler.temporary import folder_prefix
 
 # A matrix product with its loops unrolled takes seconds, a whole network a minute.
 _TIMEOUT_S = 600
@@ -52,7 +53,7 @@ def find_nvcc() -> str:
 
 def _run(source: str, options: Sequence[str]) -> bytes:
     nvcc = find_nvcc()
-    with tempfile.TemporaryDirectory(prefix="pared-gpu-") as name:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("gpu")) as name:
         folder = Path(name)
         (folder / "model.cu").write_text(source, encoding="utf-8")
         command = [nvcc, "-w", "-O3", "-std=c++17", *options, "-o", "model.out", "model.cu"]

@@ -23,6 +23,7 @@ from ...compiler.ir.compact import compact
 from ...compiler.ir.export import save, to_bytes, weight_bytes
 from ...compiler.ops import expand_custom_ops
 from ...compiler.ort_provider import Provider, has_provider, need_provider
+from ...compiler.temporary import folder_prefix
 
 ENGINE = "ort"
 PROVIDER = "CUDAExecutionProvider"
@@ -50,7 +51,7 @@ def lower(model: ir.Model) -> Payload:
     if expand_custom_ops(copy):
         RemoveUnusedNodesPass()(copy)
     attachments = {"names.json": json.dumps(compact(copy), indent=0) + "\n"}
-    folder = Path(tempfile.mkdtemp(prefix="pared-lower-"))
+    folder = Path(tempfile.mkdtemp(prefix=folder_prefix("lower")))
     payload = Payload(ENGINE, _write(copy, folder), {"provider": PROVIDER, **_OPTIONS}, attachments)
     weakref.finalize(payload, shutil.rmtree, folder, ignore_errors=True)
     return payload

@@ -6,11 +6,13 @@ The file is written before everything that may fail, so that a crash or a hang s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -135,15 +137,30 @@ def _peers(workload: Workload, batch: int, options: Options, record: Record) -> 
     return ready
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector out of what is timed."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _measure(right: Mapping[str, Candidate], options: Options, record: Record) -> None:
     """Time all right candidates in turn; then each one's energy and kernels."""
     seconds = 0.05 if options.tiny else _TIMING
     rounds = 2 if options.tiny else _ROUNDS
-    gc.collect()
-    gc.disable()
-    times = meter.compare(
-        right, rounds=rounds, seconds=seconds * len(right), progress=lambda name: record.note("time", name)
-    )
+    with uncollected():
+        times = meter.compare(
+            right,
+            rounds=rounds,
+            seconds=seconds * len(right),
+            progress=lambda name: record.note("time", name),
+        )
     for name, found in times.items():
         record.candidates[name] |= {"state": "measured", **found.record()}
         for own in (n for n in times if n.startswith(OWN) and n != name):

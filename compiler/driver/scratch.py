@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ArtifactError
+from ..temporary import PREFIX, folder_prefix
 
 
 @contextlib.contextmanager
@@ -21,10 +22,9 @@ def scratch_folder() -> Iterator[Path]:
         ArtifactError: the temporary folder is full or cannot be written.
     """
     place = tempfile.gettempdir()
-    prefix = f"pared-compile-{os.getpid()}-"
     try:
         _sweep(Path(place))
-        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(prefix=folder_prefix(), ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     except OSError as err:
         if err.filename is not None and not str(err.filename).startswith(os.path.join(place, "pared-")):
@@ -41,7 +41,7 @@ def _sweep(place: Path) -> None:
     """Remove what killed compilations left behind: folders named after a process that is gone."""
     if os.name != "posix":
         return
-    for folder in place.glob("pared-compile-*-*"):
+    for folder in place.glob(f"{PREFIX}*-*"):
         owner = folder.name.split("-")[2]
         with contextlib.suppress(FileNotFoundError):  # its owner ended, or another process sweeps too
             if owner.isdecimal() and folder.lstat().st_uid == os.getuid() and not _runs(int(owner)):

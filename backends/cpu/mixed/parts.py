@@ -12,6 +12,7 @@ from ....compiler.backend import Executable, Signature
 from ....compiler.ir.export import signature_of
 from ....compiler.partition import Region
 from ....compiler.records import Json
+from ....compiler.temporary import folder_prefix
 from .. import ort_engine
 from ..native import compile as native_compile
 from ..native.isa import Isa
@@ -49,7 +50,7 @@ class Workshop:
         self.signature: Signature = signature_of(draft.model)
         self._built: dict[_Identity, BuiltRegion] = {}
         self._checked: set[_Identity] = set()
-        folder = tempfile.TemporaryDirectory(prefix="pared-mixed-")
+        folder = tempfile.TemporaryDirectory(prefix=folder_prefix("mixed"))
         weakref.finalize(self, folder.cleanup)
         self._folder = Path(folder.name)
 

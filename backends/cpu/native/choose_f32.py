@@ -18,6 +18,7 @@ from typing import cast
 import numpy as np
 
 from ....compiler.backend import Array
+from ....compiler.temporary import folder_prefix
 from . import timing
 from .isa import Isa
 from .kernels import gemm_f32, strassen_f32, winograd_f32
@@ -112,7 +113,7 @@ def ready(candidate: Candidate, isa: Isa, constants: Mapping[str, Array] | None 
     family = cast(Family, import_module(f".kernels.{candidate.family}", __package__))
     kernel = Kernel(candidate.family, candidate.spec, candidate.in_place)
     code = compile_all([kernel], isa, lambda _: family)[0]
-    with tempfile.TemporaryDirectory(prefix="pared-trial-") as folder:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("trial")) as folder:
         source, library = Path(folder) / "kernel.o", Path(folder) / "kernel.so"
         source.write_bytes(code)
         link([source], library, isa)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from ....compiler.arena import aligned
+from ....compiler.temporary import folder_prefix
 from .cpu_check import missing_feature
 from .isa import Isa
 from .kernels.int8_tiles import SLACK_BYTES
@@ -81,7 +82,7 @@ class _Build:
     def files(self) -> Mapping[str, bytes]:
         """Compile, write sources to a folder of their own, and link."""
         header = self.header().encode()
-        with tempfile.TemporaryDirectory(prefix="pared-native-") as name:
+        with tempfile.TemporaryDirectory(prefix=folder_prefix("native")) as name:
             folder = Path(name)
             (folder / HEADER).write_bytes(header)
             (folder / "exports.map").write_text(_EXPORTS)

@@ -21,6 +21,7 @@ from ....compiler.backend import Array, Arrays, Port, Signature
 from ....compiler.errors import ArtifactError, DataError, TargetError
 from ....compiler.inputs import InputChecker
 from ....compiler.machine import find_machine
+from ....compiler.temporary import folder_prefix
 
 LIBRARY = "model.so"
 VERSION = 1
@@ -240,7 +241,7 @@ def _open(path: Path) -> ctypes.CDLL:
     that every load goes by a name of its own; of one file it still keeps one copy.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="pared-load-") as folder:
+        with tempfile.TemporaryDirectory(prefix=folder_prefix("load")) as folder:
             name = Path(folder) / LIBRARY
             name.symlink_to(path.resolve())
             library = ctypes.CDLL(str(name), mode=os.RTLD_NOW)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ....compiler.backend import Executable, Payload
 from ....compiler.errors import MissingTool, TargetError
+from ....compiler.temporary import folder_prefix
 from ..devices import device_of
 from ..read import read_network
 from ..route import route_files
@@ -81,7 +82,7 @@ def _routed(
     try:
         if not options["route"]:
             raise MissingTool("fpga-not-routed", "option route = false", "leave it out")
-        with tempfile.TemporaryDirectory(prefix="pared-fpga-") as folder:
+        with tempfile.TemporaryDirectory(prefix=folder_prefix("fpga")) as folder:
             how = int(options["seed"]), float(options["timeout_s"])
             routed = route_files(
                 files,

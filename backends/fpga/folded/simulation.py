@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ....compiler.temporary import folder_prefix
 from ..graph import Ints
 from ..simulation import build_and_run, to_bits
 from .image import Image
@@ -48,7 +49,7 @@ def simulate_engine(
     w = image.widths
     lines = ["".join(map(str, row[::-1])) for row in _bits(stream.reshape(-1, units), w.value)]
     leaving = leaving_clocks(program)
-    with tempfile.TemporaryDirectory(prefix="pared-sim-") as name:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("sim")) as name:
         folder = Path(name)
         for file, text in files.items():
             (folder / file).write_text(text)

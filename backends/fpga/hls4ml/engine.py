@@ -14,6 +14,7 @@ import numpy as np
 
 from ....compiler.backend import Executable, Payload
 from ....compiler.errors import UnsupportedOp
+from ....compiler.temporary import folder_prefix
 from ..graph import Ints, Network, Wire
 from ..read import read_network
 from ..simulate import simulate
@@ -63,7 +64,7 @@ def lower(model: ir.Model, target: Target, options: Options, ctx: Context) -> Pa
     need_compiler()
     network = read_network(model)
     ctx.check_cancelled()
-    with tempfile.TemporaryDirectory(prefix="pared-hls-") as name:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("hls")) as name:
         made = make_project(network, settings, Path(name))
         ctx.check_cancelled()
         sources = zipped(Path(name))

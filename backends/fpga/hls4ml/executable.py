@@ -17,6 +17,7 @@ from ....compiler import ops
 from ....compiler.backend import Array, Arrays, Signature
 from ....compiler.errors import ArtifactError, TargetError
 from ....compiler.ir.export import signature_of
+from ....compiler.temporary import folder_prefix
 from ..graph import Network, Wire
 from ..host import Host
 from .emulate import LIBRARY, Library
@@ -118,7 +119,7 @@ def load(folder: Path, options: Mapping[str, object]) -> HlsExecutable:
 
 def _library(folder: Path, ends: Ends) -> Library:
     """Load the library, with the project's weights unpacked while it reads them."""
-    with tempfile.TemporaryDirectory(prefix="pared-hls-") as name:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("hls")) as name:
         with zipfile.ZipFile(folder / PROJECT) as file:
             file.extractall(name, [member for member in file.namelist() if member.startswith(WEIGHTS)])
         return Library(folder / LIBRARY, Path(name) / WEIGHTS, ends)

@@ -40,6 +40,7 @@ import tvm
 from tvm import ir, s_tir, tirx
 
 from .....compiler.backend import Array
+from .....compiler.temporary import folder_prefix
 from ..isa import Isa
 from ..link import link
 
@@ -65,7 +66,7 @@ def compile_kernel(module: tvm.IRModule, isa: Isa, symbol: str, *, in_place: boo
     finish = [tirx.transform.CommonSubexprElim(), tirx.transform.VerifyMemory(), tirx.transform.LowerIntrin()]
     lowered = ir.transform.Sequential(finish)(tvm.IRModule({symbol: function}))
     built = tvm.get_global_func("target.build.llvm")(lowered, target)
-    with tempfile.TemporaryDirectory(prefix="pared-kernel-") as folder:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("kernel")) as folder:
         path = Path(folder) / "kernel.o"
         built.write_to_file(str(path), "o")
         return path.read_bytes()
@@ -78,7 +79,7 @@ def load_kernel(module: tvm.IRModule, isa: Isa, *, in_place: bool = False) -> Ke
         MissingTool: there is no linker.
     """
     code = compile_kernel(module, isa, "kernel", in_place=in_place)
-    with tempfile.TemporaryDirectory(prefix="pared-kernel-") as folder:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix("kernel")) as folder:
         source, library = Path(folder) / "kernel.o", Path(folder) / "kernel.so"
         source.write_bytes(code)
         link([source], library, isa)
