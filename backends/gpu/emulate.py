@@ -16,7 +16,8 @@ import numpy as np
 
 from ...compiler.backend import Array
 from .device import Bytes
-from .program import DeviceFunction, Dims
+from .host_device import HostDevice, Launched, view
+from .program import DeviceFunction
 
 if TYPE_CHECKING:
     import tvm
@@ -63,7 +64,7 @@ class _Kernel:
 
 
 @dataclass
-class EmulatedDevice:
+class EmulatedDevice(HostDevice):
     """Runs a program's launches on the CPU, in order and at once.
 
     Args:
@@ -73,14 +74,10 @@ class EmulatedDevice:
 
     text: str
     arch: str
-    place: tuple[int, int] = (1, 0)  # kDLCPU
     alignment: int = 64  # what TVM asks of tensors
-    stream: int | None = None
     _memory: dict[int, Bytes] = field(default_factory=dict)
-    _queue: list[tuple[int, Sequence[int]]] | None = None
     _kernels: list[_Kernel] = field(default_factory=list)
     _calls: dict[str, Callable[..., object]] = field(default_factory=dict)
-    _graphs: dict[int, list[tuple[int, Sequence[int]]]] = field(default_factory=dict)
     _blanks: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @cached_property
@@ -112,22 +109,6 @@ class EmulatedDevice:
         """Return memory at a whole multiple of the alignment."""
         return _aligned(count)
 
-    def upload(self, address: int, data: Bytes, stream: int = 0) -> None:
-        """Copy at once."""
-        _view(address, (data.size,), "uint8")[:] = data
-
-    def download(self, data: Bytes, address: int, stream: int = 0) -> None:
-        """Copy at once."""
-        data[:] = _view(address, (data.size,), "uint8")
-
-    def fetch(self, data: Bytes, address: int) -> None:
-        """Copy at once."""
-        self.download(data, address)
-
-    def copy(self, target: int, source: int, count: int) -> None:
-        """Copy at once."""
-        _view(target, (count,), "uint8")[:] = _view(source, (count,), "uint8")
-
     def functions(self, image: bytes, names: Sequence[str]) -> dict[str, int]:
         """Look kernels up; the functions behind them are compiled when they run first."""
         return {name: self._found(name) for name in names}
@@ -144,14 +125,6 @@ class EmulatedDevice:
         )  # fmt: skip
         return len(self._kernels) - 1
 
-    def launch(self, function: int, grid: Dims, block: Dims, shared: int, buffers: Sequence[int]) -> None:
-        """Run one kernel, or record it."""
-        if self._queue is not None:
-            self._queue.append((function, buffers))
-            return
-        self._compile([function])
-        self._run(function, buffers)
-
     def _compile(self, kernels: Iterable[int]) -> None:
         """Compile for this CPU what a graph needs, all in one go."""
         import tvm
@@ -161,12 +134,13 @@ class EmulatedDevice:
             built = tvm.compile(tvm.IRModule({name: self._module[name] for name in sorted(names)}), "llvm")
             self._calls |= {name: built[name] for name in names}
 
-    def _run(self, function: int, buffers: Sequence[int]) -> None:
-        kernel = self._kernels[function]
+    def _run(self, step: Launched) -> None:
+        kernel = self._kernels[step.function]
         if not kernel.runs:
             return
+        self._compile([step.function])
         tensors = [
-            _tensor(buffers[index] if index >= 0 else self._unread(shape), shape, dtype)
+            _tensor(step.buffers[index] if index >= 0 else self._unread(shape), shape, dtype)
             for index, shape, dtype in zip(kernel.order, kernel.shapes, kernel.dtypes, strict=True)
         ]
         self._calls[kernel.function](*tensors)
@@ -177,51 +151,10 @@ class EmulatedDevice:
             self._blanks[shape] = self.allocate(8 * max(1, int(np.prod(shape))))
         return self._blanks[shape]
 
-    def begin_capture(self) -> None:
-        """Record launches from here on."""
-        self._queue = []
-
-    def end_capture(self) -> int:
-        """Return the number of the record."""
-        assert self._queue is not None, "nothing is being recorded"
-        queue, self._queue = self._queue, None
-        number = max(self._graphs, default=0) + 1
-        self._graphs[number] = queue
-        return number
-
-    def drop_capture(self) -> None:
-        """Forget what was recorded."""
-        self._queue = None
-
     def replay(self, graph: int) -> None:
-        """Run recorded launches."""
-        self._compile(function for function, _ in self._graphs[graph])
-        for function, buffers in self._graphs[graph]:
-            self._run(function, buffers)
-
-    def forget(self, graph: int) -> None:
-        """Drop a record."""
-        del self._graphs[graph]
-
-    def make_stream(self) -> int:
-        """Everything is done at once, in the order of the calls."""
-        return 0
-
-    def make_event(self) -> int:
-        """Everything is done at once."""
-        return 0
-
-    def mark(self, event: int, stream: int = 0) -> None:
-        """Everything is done already."""
-
-    def follow(self, event: int, stream: int = 0) -> None:
-        """Everything is done already."""
-
-    def wait_for(self, event: int) -> None:
-        """Everything is done already."""
-
-    def synchronize(self) -> None:
-        """Everything is done already."""
+        """Run recorded launches; what they need is compiled in one go."""
+        self._compile(step.function for step in self._graphs[graph])
+        super().replay(graph)
 
     def close(self) -> None:
         """Forget what is recorded; memory goes with whoever holds it."""
@@ -245,9 +178,5 @@ def _tensor(address: int, shape: tuple[int, ...], dtype: str) -> tvm.runtime.Ten
 
 def _view(address: int, shape: tuple[int, ...], dtype: str) -> Array:
     """Return memory as an array."""
-    import ctypes
-
     kind = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    room = (ctypes.c_uint8 * count).from_address(address)
-    return np.ctypeslib.as_array(room).view(kind).reshape(shape)
+    return view(address, int(np.prod(shape, dtype=np.int64)) * kind.itemsize).view(kind).reshape(shape)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from ..program import Dims
+from ..device import Bytes
+from ..host_device import HostDevice, Launched, view
 from .compiled import Library, library, runtime
 from .errors import SimulationError
-
-Bytes = npt.NDArray[np.uint8]
 
 _STATIC_LIMIT = 49152
 # Most shared memory of a block, static and dynamic: CUDA C++ Programming Guide, compute capabilities.
@@ -27,17 +24,8 @@ def images(sources: tuple[str, str]) -> list[bytes]:
     return [_CONTRACTED + sources[0].encode(), sources[1].encode()]
 
 
-@dataclass(frozen=True)
-class _Launch:
-    function: int
-    grid: Dims
-    block: Dims
-    shared: int
-    buffers: tuple[int, ...]
-
-
 @dataclass
-class SimulatedDevice:
+class SimulatedDevice(HostDevice):
     """Takes `images(sources)` for machine code.
 
     Args:
@@ -47,14 +35,10 @@ class SimulatedDevice:
 
     arch: str = "sm_90"
     orders: bool = True
-    place: tuple[int, int] = (1, 0)  # kDLCPU
     alignment: int = 16
-    stream: int | None = None
     _memory: dict[int, int] = field(default_factory=dict)
     _lent: set[int] = field(default_factory=set)
     _kernels: list[tuple[Library, str]] = field(default_factory=list)
-    _queue: list[_Launch] | None = None
-    _graphs: dict[int, list[_Launch]] = field(default_factory=dict)
 
     def allocate(self, count: int) -> int:
         """Return the address of `count` bytes between pages that cannot be touched."""
@@ -80,22 +64,6 @@ class SimulatedDevice:
         """Return host memory."""
         return np.zeros(count, np.uint8)
 
-    def upload(self, address: int, data: Bytes, stream: int = 0) -> None:
-        """Copy at once."""
-        view(address, data.size)[:] = data
-
-    def download(self, data: Bytes, address: int, stream: int = 0) -> None:
-        """Copy at once."""
-        data[:] = view(address, data.size)
-
-    def fetch(self, data: Bytes, address: int) -> None:
-        """Copy at once."""
-        self.download(data, address)
-
-    def copy(self, target: int, source: int, count: int) -> None:
-        """Copy at once."""
-        view(target, count)[:] = view(source, count)
-
     def functions(self, image: bytes, names: Sequence[str]) -> dict[str, int]:
         """Compile a source for this CPU; raises `SimulationError`."""
         contract = image.startswith(_CONTRACTED)
@@ -104,15 +72,7 @@ class SimulatedDevice:
         self._kernels += [(built, name) for name in names]
         return {name: first + index for index, name in enumerate(names)}
 
-    def launch(self, function: int, grid: Dims, block: Dims, shared: int, buffers: Sequence[int]) -> None:
-        """Run one kernel, or record it."""
-        step = _Launch(function, grid, block, shared, tuple(buffers))
-        if self._queue is not None:
-            self._queue.append(step)
-        else:
-            self._run(step)
-
-    def _run(self, step: _Launch) -> None:
+    def _run(self, step: Launched) -> None:
         used = {self._allocation(address) for address in step.buffers}
         if not self.orders:
             self._once(step, backwards=False)
@@ -141,7 +101,7 @@ class SimulatedDevice:
             "simulation-launch", f"address {address:#x} is not of this device", "pass what allocate returned"
         )
 
-    def _once(self, step: _Launch, *, backwards: bool) -> None:
+    def _once(self, step: Launched, *, backwards: bool) -> None:
         built, name = self._kernels[step.function]
         static = built.run(name, step.grid, step.block, step.shared, step.buffers, backwards=backwards)
         limit = _SHARED_LIMITS.get(self.arch, _STATIC_LIMIT)
@@ -152,7 +112,7 @@ class SimulatedDevice:
             )  # fmt: skip
 
     def _compare(
-        self, step: _Launch, ascending: Mapping[int, Bytes], descending: Mapping[int, Bytes]
+        self, step: Launched, ascending: Mapping[int, Bytes], descending: Mapping[int, Bytes]
     ) -> None:
         for start, content in ascending.items():
             differ = np.flatnonzero(content != descending[start])
@@ -164,59 +124,9 @@ class SimulatedDevice:
                     "a barrier is missing, or something is read that nothing wrote",
                 )
 
-    def begin_capture(self) -> None:
-        """Record launches from here on."""
-        self._queue = []
-
-    def end_capture(self) -> int:
-        """Return the number of the record."""
-        assert self._queue is not None, "nothing is being recorded"
-        queue, self._queue = self._queue, None
-        number = max(self._graphs, default=0) + 1
-        self._graphs[number] = queue
-        return number
-
-    def drop_capture(self) -> None:
-        """Forget what was recorded."""
-        self._queue = None
-
-    def replay(self, graph: int) -> None:
-        """Run recorded launches."""
-        for step in self._graphs[graph]:
-            self._run(step)
-
-    def forget(self, graph: int) -> None:
-        """Drop a record."""
-        del self._graphs[graph]
-
-    def make_stream(self) -> int:
-        """Everything is done at once, in the order of the calls."""
-        return 0
-
-    def make_event(self) -> int:
-        """Everything is done at once."""
-        return 0
-
-    def mark(self, event: int, stream: int = 0) -> None:
-        """Everything is done already."""
-
-    def follow(self, event: int, stream: int = 0) -> None:
-        """Everything is done already."""
-
-    def wait_for(self, event: int) -> None:
-        """Everything is done already."""
-
-    def synchronize(self) -> None:
-        """Everything is done already."""
-
     def close(self) -> None:
         """Give back the memory that is not lent."""
         for address in set(self._memory) - self._lent:
             runtime().sim_release(address)
             del self._memory[address]
         self._graphs.clear()
-
-
-def view(address: int, count: int) -> Bytes:
-    """Return memory as bytes."""
-    return np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address))
