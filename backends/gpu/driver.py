@@ -6,15 +6,15 @@ Names and numbers are those of the driver API (CUDA 12, https://docs.nvidia.com/
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
 from ...compiler.cuda import cuda_devices, driver_name
 from ...compiler.errors import ParedError, TargetError
-from .api import STICKY, driver_api
+from .api import driver_api
+from .context import DeviceContext
 from .device import Bytes
 from .program import Dims
 
@@ -43,7 +43,7 @@ class CudaDevice:
 
     def __init__(self, index: int) -> None:
         self._api = driver_api(driver_name())
-        self._index, self._process = index, os.getpid()
+        self._index = index
         count = ctypes.c_int()
         self._api("cuDeviceGetCount", ctypes.byref(count))
         if not 0 <= index < count.value:
@@ -52,10 +52,9 @@ class CudaDevice:
                 f"device {index} was asked for, {count.value} are here",
                 "use another index",
             )
-        self._check_alive()
-        self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
-        self._api("cuDeviceGet", ctypes.byref(self._device), index)
-        self._closed = self._released = False
+        self._context = DeviceContext(self._api, index)
+        self._try = self._context.attempt
+        self._closed = False
         self._memory: list[int] = []
         self.memory_bytes = 0
         self._host: list[int] = []
@@ -68,48 +67,25 @@ class CudaDevice:
         self._clock: list[tuple[int, int]] = []
         self._shared: dict[int, int] = {}
         self._recording = False
-        self._api("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
+        self._closing: list[Callable[[], None]] = []
         try:
             self._main = self.make_stream()
         except ParedError:
             self.close()
             raise
 
-    def _check_alive(self) -> None:
-        if self._index in self._api.lost:
-            raise ParedError(
-                "cuda-context-lost",
-                f"device {self._index} is lost to this process since {self._api.lost[self._index]}",
-                "start a new process and load the artifact there",
-            )
-        if os.getpid() != self._process:
-            raise ParedError(
-                "cuda-forked",
-                "the artifact was loaded before this process was forked",
-                'start workers with the "spawn" method and load the artifact in them',
-            )
-
     def _call(self, name: str, *args: object) -> None:
         """Call the driver in this device's context; raises what goes wrong."""
         assert not self._closed, "a closed device was used"
-        self._check_alive()
-        code = self._inside(name, *args)
-        if code in STICKY:
-            self._api.lost[self._index] = self._api.said(name, code)
-            self._check_alive()
-        if code:
-            raise self._api.error(name, code)
+        self._context.call(name, *args)
 
-    def _inside(self, name: str, *args: object) -> int:
-        """Call the driver in this device's context; that of another library is current again afterwards."""
-        before = ctypes.c_void_p()
-        self._api.code("cuCtxGetCurrent", ctypes.byref(before))
-        if before.value == self._context.value:
-            return self._api.code(name, *args)
-        code = self._api.code("cuCtxSetCurrent", self._context) or self._api.code(name, *args)
-        if before.value:
-            self._api.code("cuCtxSetCurrent", before)
-        return code
+    def current(self) -> AbstractContextManager[None]:
+        """Make this device the thread's, for calls of a library; afterwards the one before is again."""
+        return self._context.current()
+
+    def at_close(self, work: Callable[[], None]) -> None:
+        """Let `close` call this first, once nothing runs any more, with the device current."""
+        self._closing.append(work)
 
     @property
     def arch(self) -> str:
@@ -191,13 +167,10 @@ class CudaDevice:
 
     def fetch(self, data: Bytes, address: int) -> None:
         """Copy lent memory from the device at once, past all streams and also after `close`."""
-        self._check_alive()
-        code = self._try(
+        self._context.fetch(
             "cuMemcpyDtoH_v2", ctypes.c_void_p(data.ctypes.data), ctypes.c_uint64(address),
             ctypes.c_size_t(data.nbytes),
         )  # fmt: skip
-        if code:
-            raise self._api.error("cuMemcpyDtoH_v2", code)
 
     def copy(self, target: int, source: int, count: int) -> None:
         """Queue a copy of `count` bytes on the device."""
@@ -330,21 +303,21 @@ class CudaDevice:
     def processors(self) -> int:
         """How many multiprocessors it has."""
         found = ctypes.c_int()
-        self._call("cuDeviceGetAttribute", ctypes.byref(found), _PROCESSORS, self._device)
+        self._call("cuDeviceGetAttribute", ctypes.byref(found), _PROCESSORS, self._context.device)
         return found.value
 
     @property
     def name(self) -> str:
         """What NVIDIA calls it."""
         text = ctypes.create_string_buffer(256)
-        self._call("cuDeviceGetName", text, len(text), self._device)
+        self._call("cuDeviceGetName", text, len(text), self._context.device)
         return text.value.decode(errors="replace")
 
     @property
     def bus_id(self) -> str:
         """Where it sits, `0000:17:00.0`, as other libraries of NVIDIA name it."""
         text = ctypes.create_string_buffer(32)
-        self._call("cuDeviceGetPCIBusId", text, len(text), self._device)
+        self._call("cuDeviceGetPCIBusId", text, len(text), self._context.device)
         return text.value.decode()
 
     def synchronize(self) -> None:
@@ -354,12 +327,6 @@ class CudaDevice:
     def _on(self, stream: int) -> ctypes.c_void_p:
         return ctypes.c_void_p(stream or self._main)
 
-    def _try(self, name: str, *args: object) -> int:
-        """Call what frees something: where it fails, the end of the process frees it."""
-        if os.getpid() != self._process:
-            return 0
-        return self._inside(name, *args)
-
     def close(self) -> None:
         """Free everything but what is lent; a second call does nothing."""
         if self._closed:
@@ -367,6 +334,7 @@ class CudaDevice:
         self._closed = True
         for stream in self._streams:
             self._try("cuStreamSynchronize", ctypes.c_void_p(stream))
+        self._context.finish(self._closing)
         for name, handles in (
             ("cuGraphExecDestroy", self._graphs),
             ("cuModuleUnload", self._modules),
@@ -382,6 +350,5 @@ class CudaDevice:
 
     def _release(self) -> None:
         """Let go of the context when nothing of it is used any more."""
-        if self._closed and not self._lent and not self._released:
-            self._released = True
-            self._try("cuDevicePrimaryCtxRelease_v2", self._device)
+        if self._closed and not self._lent:
+            self._context.release()
