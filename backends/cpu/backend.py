@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...compiler.backend import Executable, Payload, Verdict
 from ...compiler.errors import TargetError, nearest
-from . import openvino_engine, ort_session
+from ...compiler.ort_run import OrtExecutable, payload_path
+from . import openvino_engine
 from .mixed import engine as mixed_engine
 from .native import compile as native_compile
 from .native import engine as native_engine
@@ -85,7 +86,7 @@ class CpuBackend:
         """
         _known(engine)
         if engine == "ort":
-            return ort_session.load(folder, threads)
+            return OrtExecutable(payload_path(folder), threads)
         if engine == "native":
             return native_engine.load(folder, options, threads)
         if engine == "mixed":

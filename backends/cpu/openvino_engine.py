@@ -11,7 +11,7 @@ from ...compiler.backend import Array, Arrays, Payload, Signature
 from ...compiler.errors import DataError, MissingTool, UnsupportedOp
 from ...compiler.inputs import InputChecker
 from ...compiler.openvino_import import no_openvino_telemetry
-from .ort_session import payload_path
+from ...compiler.ort_run import payload_path
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -71,7 +71,7 @@ class OpenVinoExecutable:
         except RuntimeError as err:
             raise DataError(
                 "run-failed",
-                f"OpenVINO could not run the model on these inputs: {_brief(err)}",
+                f"OpenVINO could not run the model on these inputs: {reason_of(err)}",
                 "check their values",
             ) from err
         return {name: results[name] for name in self._names}
@@ -100,7 +100,7 @@ def _compile(path: Path, threads: int | None) -> openvino.CompiledModel:
         return openvino.Core().compile_model(str(path), "CPU", config)
     except RuntimeError as err:
         raise UnsupportedOp(
-            "openvino-unsupported", f"OpenVINO cannot run {path.name}: {_brief(err)}", "use engine ort"
+            "openvino-unsupported", f"OpenVINO cannot run {path.name}: {reason_of(err)}", "use engine ort"
         ) from err
 
 
@@ -111,7 +111,3 @@ def _read_signature(path: Path) -> Signature:
     from ...compiler.ir.export import signature_of
 
     return signature_of(ir.from_proto(onnx.load(path, load_external_data=False)))
-
-
-def _brief(err: Exception) -> str:
-    return " ".join(str(err).split())[:400]

@@ -5,34 +5,22 @@ Nothing falls back to the CPU: where the provider is missing, or leaves a node o
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-from ...compiler import ort
-from ...compiler.backend import Array, Arrays, Payload, Signature
-from ...compiler.errors import ArtifactError
-from ...compiler.inputs import InputChecker
-from ...compiler.ir.compact import compact
-from ...compiler.ir.export import save, to_bytes, weight_bytes
-from ...compiler.ops import expand_custom_ops
+from ...compiler.backend import Payload
 from ...compiler.ort_provider import Provider, has_provider, need_provider
-from ...compiler.temporary import folder_prefix
+from ...compiler.ort_run import OrtExecutable, payload_path
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 ENGINE = "ort"
 PROVIDER = "CUDAExecutionProvider"
-PAYLOAD = "model.onnx"
 
 # Of the provider: float32 products stay float32, the fastest convolution is looked for at load time.
 _OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-# Above this the weights lie in a file of their own.
-_EXTERNAL_BYTES = 256 << 20
 
 
 def installed() -> bool:
@@ -46,56 +34,13 @@ def lower(model: ir.Model) -> Payload:
     Raises:
         MissingTool: `ort-provider-missing`: what is compiled here could not be checked here.
     """
+    from ...compiler.onnx_payload import expanded, onnx_payload
+
     need_provider(PROVIDER)
-    copy = model.clone()
-    if expand_custom_ops(copy):
-        RemoveUnusedNodesPass()(copy)
-    attachments = {"names.json": json.dumps(compact(copy), indent=0) + "\n"}
-    folder = Path(tempfile.mkdtemp(prefix=folder_prefix("lower")))
-    payload = Payload(ENGINE, _write(copy, folder), {"provider": PROVIDER, **_OPTIONS}, attachments)
-    weakref.finalize(payload, shutil.rmtree, folder, ignore_errors=True)
-    return payload
+    return onnx_payload(expanded(model), ENGINE, {"provider": PROVIDER, **_OPTIONS}, {})
 
 
-def _write(model: ir.Model, folder: Path) -> Mapping[str, bytes | Path]:
-    if weight_bytes(model) <= _EXTERNAL_BYTES:
-        return {PAYLOAD: to_bytes(model)}
-    return {path.name: path for path in save(model, folder / PAYLOAD, external_threshold=1024)}
-
-
-class OrtCudaExecutable:
-    """A session of onnxruntime on a device; `run` may be called from several threads at once.
-
-    Args:
-        path: of the model.
-        provider: what runs every node.
-
-    Raises:
-        MissingTool: `ort-provider-missing`.
-        UnsupportedOp: `ort-provider-refused`.
-    """
-
-    def __init__(self, path: Path, provider: Provider) -> None:
-        self._session = ort.make_session(path, provider=provider)
-        self._signature = ort.session_signature(self._session)
-        self._check = InputChecker(self._signature)
-        self._outputs = [port.name for port in self._signature.outputs]
-
-    @property
-    def signature(self) -> Signature:
-        """Inputs and outputs in order; sizes that onnxruntime does not know have the empty name."""
-        return self._signature
-
-    def run(self, inputs: Arrays) -> dict[str, Array]:
-        """Run once; raises `DataError` naming the input on a wrong name, shape or dtype."""
-        return ort.run_checked(self._session, self._check(inputs), self._outputs)
-
-    def close(self) -> None:
-        """Free the session."""
-        del self._session
-
-
-def load(folder: Path, options: Mapping[str, object]) -> OrtCudaExecutable:
+def load(folder: Path, options: Mapping[str, object]) -> OrtExecutable:
     """Load a payload from an artifact's folder.
 
     Args:
@@ -104,13 +49,12 @@ def load(folder: Path, options: Mapping[str, object]) -> OrtCudaExecutable:
 
     Raises:
         ArtifactError: it is not there.
-        MissingTool, UnsupportedOp: it does not run wholly on a device here.
+        MissingTool: `ort-provider-missing`.
+        UnsupportedOp: `ort-provider-refused`: it does not run wholly on a device here.
     """
-    path = folder / PAYLOAD
-    if not path.is_file():
-        raise ArtifactError("artifact-file-missing", f"{folder} has no {PAYLOAD}", "compile it again")
+    path = payload_path(folder)
     asked = {key: str(options[key]) for key in _OPTIONS if key in options}
     device = options.get("device")
     if isinstance(device, int):
         asked["device_id"] = str(device)
-    return OrtCudaExecutable(path, Provider(str(options.get("provider", PROVIDER)), asked))
+    return OrtExecutable(path, 1, Provider(str(options.get("provider", PROVIDER)), asked))

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ... import compile as compile_model
-from ...backends.cpu import ort_session
 from ...compiler.artifact.read import Artifact, open_artifact
 from ...compiler.backend import Array
 from ...compiler.errors import ParedError
+from ...compiler.ort_run import OrtExecutable, payload_path
 from ...compiler.runtime import load
 from ..data import data_folder
 from ..meter import compare_latency, pinned
@@ -71,7 +71,7 @@ def measure(source: Path, folder: Path, page: Page, seconds: float) -> None:
         return
     inputs = _inputs(artifact)
     with load(artifact.path, threads=1) as own:
-        alone = ort_session.load(artifact.path, 1)
+        alone = OrtExecutable(payload_path(artifact.path), 1)
         runs = {"kept": lambda: own.run(inputs), "ort": lambda: alone.run(inputs)}
         compared = compare_latency(runs, rounds=ROUNDS, iterations=3000, limit=seconds)
     medians = [f"{float(np.median(compared.round_medians_ms[name])):.4g}" for name in ("kept", "ort")]

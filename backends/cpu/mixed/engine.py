@@ -11,8 +11,8 @@ from pathlib import Path
 from ....compiler.backend import Array, Arrays, Executable, Port, Signature
 from ....compiler.errors import ArtifactError
 from ....compiler.inputs import InputChecker
+from ....compiler.ort_run import OrtExecutable
 from ..native.engine import NativeExecutable, check_cpu, usable_cores
-from ..ort_session import OrtExecutable
 
 PLAN = "model_plan.json"
 

@@ -21,6 +21,7 @@ from ....compiler.errors import UnsupportedOp
 from ....compiler.ir.export import weight_bytes
 from ....compiler.ir.text import fingerprint
 from ....compiler.machine import find_machine
+from ....compiler.ort_run import PAYLOAD, OrtExecutable
 from ....compiler.partition import Region
 from ....compiler.pass_api import Context
 from ....compiler.records import Json, to_json
@@ -28,7 +29,6 @@ from ....compiler.target import Target
 from .. import ort_engine
 from ..native.compile import usable_isa
 from ..native.timing import Decisions, Key, Run, clock_for, deciding, fastest
-from ..ort_session import PAYLOAD, OrtExecutable
 from .divide import NATIVE, ORT, Division, divide
 from .draft import Draft
 from .engine import PLAN, plan_text

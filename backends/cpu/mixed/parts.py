@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ....compiler.backend import Executable, Signature
 from ....compiler.ir.export import signature_of
+from ....compiler.onnx_payload import NAMES
+from ....compiler.ort_run import PAYLOAD
 from ....compiler.partition import Region
 from ....compiler.records import Json
 from ....compiler.temporary import folder_prefix
 from .. import ort_engine
 from ..native import compile as native_compile
 from ..native.isa import Isa
-from ..ort_session import PAYLOAD
 from .divide import NATIVE
 from .draft import Draft
 from .engine import MixedExecutable, Part, load_part
@@ -100,7 +101,7 @@ class Workshop:
         payload = ort_engine.lower(region_model(self.draft, region))
         path = stem.with_suffix(".onnx")
         path.write_bytes(as_bytes(payload.files[PAYLOAD]))
-        return BuiltRegion("ort", path, False, names=payload.attachments[ort_engine.NAMES])
+        return BuiltRegion("ort", path, False, names=payload.attachments[NAMES])
 
 
 def _identity(region: Region, engine: str) -> _Identity:

@@ -9,9 +9,9 @@ import onnx_ir as ir
 import pytest
 from onnx_text import parse
 
-from pared.backends.cpu import openvino_engine, ort_engine
+from pared.backends.cpu import openvino_engine
 from pared.backends.cpu.backend import ENGINES, CpuBackend
-from pared.compiler import ort
+from pared.compiler import onnx_payload, ort
 from pared.compiler.backend import Executable, Payload
 from pared.compiler.errors import ArtifactError, Cancelled, DataError, MissingTool, ParedError, TargetError
 from pared.compiler.pass_api import Context
@@ -105,7 +105,7 @@ def test_quantized_weights_do_not_bring_their_floats_along():
 def test_big_weights_lie_in_a_file_of_their_own(tmp_path, monkeypatch):
     weight = np.arange(4096, dtype=np.float32).reshape(64, 64)
     found = parse("y = MatMul(x, w)", "(float[N, 64] x) => (float[N, 64] y)", {"w": weight})
-    monkeypatch.setattr(ort_engine, "EXTERNAL_BYTES", 1000)
+    monkeypatch.setattr(onnx_payload, "EXTERNAL_BYTES", 1000)
     payload = lower(found)
     assert sorted(payload.files) == ["model.onnx", "model.onnx.data"]
     assert all(isinstance(content, Path) for content in payload.files.values())
@@ -115,7 +115,7 @@ def test_big_weights_lie_in_a_file_of_their_own(tmp_path, monkeypatch):
 
 def test_what_a_payload_leaves_on_disk_goes_with_it(monkeypatch):
     found = parse("y = Add(x, w)", "(float[512] x) => (float[512] y)", {"w": np.ones(512, np.float32)})
-    monkeypatch.setattr(ort_engine, "EXTERNAL_BYTES", 1000)
+    monkeypatch.setattr(onnx_payload, "EXTERNAL_BYTES", 1000)
     payload = lower(found)
     path = payload.files["model.onnx"]
     assert isinstance(path, Path)

@@ -15,6 +15,7 @@ from pared.backends.gpu.backend import GpuBackend
 from pared.compiler import ort
 from pared.compiler.errors import ArtifactError, DataError, MissingTool, UnsupportedOp
 from pared.compiler.ort_provider import Provider, has_provider
+from pared.compiler.ort_run import PAYLOAD
 from pared.compiler.pass_api import Context
 from pared.targets import load_target
 
@@ -34,7 +35,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the CPU for the device, CPU fallback allowed: everything but the device."""
     make = ort.make_session
     monkeypatch.setattr(engine, "PROVIDER", "CPUExecutionProvider")
-    monkeypatch.setattr(ort, "make_session", lambda path, provider: make(path))
+    monkeypatch.setattr(ort, "make_session", lambda path, threads, provider: make(path, threads=threads))
 
 
 @without_cuda
@@ -55,7 +56,7 @@ def test_asking_for_it_without_the_provider_names_what_is_missing(arch: str, tmp
 
 @without_cuda
 def test_loading_without_the_provider_refuses(tmp_path: Path) -> None:
-    (tmp_path / engine.PAYLOAD).write_bytes(onnx.parser.parse_model(TEXT).SerializeToString())
+    (tmp_path / PAYLOAD).write_bytes(onnx.parser.parse_model(TEXT).SerializeToString())
     with pytest.raises(MissingTool, match="CUDAExecutionProvider"):
         GpuBackend().load(tmp_path, "ort", {}, None)
 
@@ -93,12 +94,12 @@ def test_the_asked_device_and_options_reach_the_provider(
 ) -> None:
     seen: list[Provider] = []
 
-    def note(path: Path, provider: Provider) -> None:
+    def note(path: Path, threads: int, provider: Provider) -> None:
         seen.append(provider)
         raise MissingTool("x", "x", "x")
 
     monkeypatch.setattr(ort, "make_session", note)
-    (tmp_path / engine.PAYLOAD).write_bytes(b"")
+    (tmp_path / PAYLOAD).write_bytes(b"")
     with pytest.raises(MissingTool):
         engine.load(tmp_path, {"provider": engine.PROVIDER, "use_tf32": "0", "device": 2})
     assert seen == [Provider(engine.PROVIDER, {"use_tf32": "0", "device_id": "2"})]

@@ -1,22 +1,32 @@
-"""Engine `ort`, run time: a session of onnxruntime tuned for latency. Imports neither onnx nor the IR."""
+"""What runs a payload of plain ONNX in onnxruntime. Imports neither onnx nor the IR."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ...compiler import ort
-from ...compiler.backend import Array, Arrays, Signature
-from ...compiler.errors import ArtifactError
-from ...compiler.inputs import InputChecker
+from . import ort
+from .backend import Array, Arrays, Signature
+from .errors import ArtifactError
+from .inputs import InputChecker
+from .ort_provider import Provider
 
 PAYLOAD = "model.onnx"
 
 
 class OrtExecutable:
-    """A session of onnxruntime; `run` may be called from several threads at once."""
+    """A session of onnxruntime tuned for latency; `run` may be called from several threads at once.
 
-    def __init__(self, model: bytes | Path, threads: int | None) -> None:
-        self._session = ort.make_session(model, threads=threads)
+    Args:
+        model: its bytes, or where it lies.
+        threads: per run; None takes every core this process may use.
+        provider: runs every node; None: the CPU.
+
+    Raises:
+        MissingTool, UnsupportedOp, InvalidGraph, ModelError: as `ort.make_session`.
+    """
+
+    def __init__(self, model: bytes | Path, threads: int | None, provider: Provider | None = None) -> None:
+        self._session = ort.make_session(model, threads=threads, provider=provider)
         self._signature = ort.session_signature(self._session)
         self._check = InputChecker(self._signature)
         self._outputs = [port.name for port in self._signature.outputs]
@@ -33,11 +43,6 @@ class OrtExecutable:
     def close(self) -> None:
         """Free the session."""
         del self._session
-
-
-def load(folder: Path, threads: int | None) -> OrtExecutable:
-    """Load the payload from an artifact's folder; raises `ArtifactError` when it is not there."""
-    return OrtExecutable(payload_path(folder), threads)
 
 
 def payload_path(folder: Path) -> Path:
