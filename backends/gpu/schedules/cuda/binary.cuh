@@ -63,16 +63,7 @@ __device__ __forceinline__ void binary_product(const unsigned* __restrict__ x, c
       }
     }
   }
-  if constexpr (WK > 1) {
-    __shared__ int shared[WK * WP][PIXELS][32];
-#pragma unroll
-    for (int p = 0; p < PIXELS; ++p) shared[warp][p][lane] = differ[p];
-    __syncthreads();
-    if (part) return;
-#pragma unroll
-    for (int p = 0; p < PIXELS; ++p)
-      for (int other = 1; other < WK; ++other) differ[p] += shared[warp + other][p][lane];
-  }
+  if (!add_up_warps<WK, WK * WP, PIXELS>(differ)) return;
 #pragma unroll
   for (int p = 0; p < PIXELS; ++p) {
     const long long output = first + p;

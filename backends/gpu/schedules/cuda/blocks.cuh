@@ -63,16 +63,7 @@ __device__ __forceinline__ void block_product(const signed char* __restrict__ q,
       }
     }
   }
-  if constexpr (WK > 1) {
-    __shared__ float shared[WR * WK][TILES * 4][32];
-#pragma unroll
-    for (int i = 0; i < TILES * 4; ++i) shared[warp][i][lane] = total[i / 4][i % 4];
-    __syncthreads();
-    if (part) return;
-#pragma unroll
-    for (int i = 0; i < TILES * 4; ++i)
-      for (int p = 1; p < WK; ++p) total[i / 4][i % 4] += shared[warp + p][i][lane];
-  }
+  if (!add_up_warps<WK, WK * WR, TILES * 4>(total[0])) return;
 #pragma unroll
   for (int i = 0; i < TILES * 4; ++i) {
     const int e = i % 4, row = n + 8 * (e / 2), m = m0 + 8 * (i / 4) + 2 * t + e % 2;

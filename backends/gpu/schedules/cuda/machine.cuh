@@ -102,6 +102,24 @@ __device__ __forceinline__ unsigned subtract_halves(unsigned a, unsigned b) {
   return out;
 }
 
+/* Adds up what WK warps behind each other have, in their order; true in the first of them, which has the sums then.
+
+   WARPS: of the block, all of which come here. COUNT: numbers of a lane. */
+template <int WK, int WARPS, int COUNT, class T> __device__ __forceinline__ bool add_up_warps(T* own) {
+  if constexpr (WK > 1) {
+    __shared__ T shared[WARPS][COUNT][32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) shared[warp][i][lane] = own[i];
+    __syncthreads();
+    if (warp % WK) return false;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+      for (int p = 1; p < WK; ++p) own[i] += shared[warp + p][i][lane];
+  }
+  return true;
+}
+
 // 0: nothing, 1: Relu, 2: Gelu by erf, 3: Gelu by tanh.
 template <int KIND> __device__ __forceinline__ float activate(float x) {
   if constexpr (KIND == 1) return x < 0.0f ? 0.0f : x;

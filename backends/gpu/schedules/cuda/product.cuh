@@ -120,20 +120,7 @@ __device__ __forceinline__ void product(const T* __restrict__ x, const uint4* __
       }
     }
   }
-
-  if constexpr (WK > 1) {
-    __shared__ float shared[WR * WK][R * TILES * 4][32];
-#pragma unroll
-    for (int i = 0; i < R * TILES * 4; ++i) shared[warp][i][lane] = total[i / (4 * TILES)][i / 4 % TILES][i % 4];
-    __syncthreads();
-    if (part) return;
-#pragma unroll
-    for (int i = 0; i < R * TILES * 4; ++i) {
-      float sum = 0.0f;
-      for (int p = 0; p < WK; ++p) sum += shared[warp + p][i][lane];
-      total[i / (4 * TILES)][i / 4 % TILES][i % 4] = sum;
-    }
-  }
+  if (!add_up_warps<WK, WK * WR, R * TILES * 4>(total[0][0])) return;
 #pragma unroll
   for (int i = 0; i < R * TILES * 4; ++i) {
     const int r = i / (4 * TILES), tile = i / 4 % TILES, e = i % 4;

@@ -85,16 +85,7 @@ __device__ __forceinline__ void sparse_product(const T* __restrict__ x, const ty
       }
     }
   }
-  if constexpr (WK > 1) {
-    __shared__ Sum shared[WR * WK][TILES * 4][32];
-#pragma unroll
-    for (int i = 0; i < TILES * 4; ++i) shared[warp][i][lane] = total[i / 4][i % 4];
-    __syncthreads();
-    if (part) return;
-#pragma unroll
-    for (int i = 0; i < TILES * 4; ++i)
-      for (int p = 1; p < WK; ++p) total[i / 4][i % 4] += shared[warp + p][i][lane];
-  }
+  if (!add_up_warps<WK, WK * WR, TILES * 4>(total[0])) return;
 #pragma unroll
   for (int i = 0; i < TILES * 4; ++i) {
     const int e = i % 4, n = tile * 16 + g + 8 * (e / 2), m = m0 + 8 * (i / 4) + 2 * t + e % 2;
