@@ -12,6 +12,7 @@ from ...compiler.errors import DataError, MissingTool, UnsupportedOp
 from ...compiler.inputs import InputChecker
 from ...compiler.openvino_import import no_openvino_telemetry
 from ...compiler.ort_run import payload_path
+from .openvino_reason import reason_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
