@@ -99,6 +99,15 @@ def open_samples(source: Source | Samples, signature: Signature, *, purpose: str
     """
     if isinstance(source, Samples):
         return source
+    try:
+        return _opened(source, signature, purpose)
+    except DataError as err:
+        if not isinstance(source, str | Path) or str(source) in err.message:
+            raise
+        raise DataError(err.reason, f"{source}: {err.message}", err.next_step) from err
+
+
+def _opened(source: Source, signature: Signature, purpose: str) -> Samples:
     spool, columns = _columns(source, signature, purpose)
     labels_name = _labels_name(columns, signature)
     columns, notes = _named(columns, signature, labels_name, purpose)

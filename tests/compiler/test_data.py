@@ -301,6 +301,15 @@ def test_a_file_without_samples_is_empty_data(tmp_path: Path) -> None:
     assert reason(tmp_path / "x.npy") == "calibration-empty"
 
 
+@pytest.mark.parametrize("rows", [X[:0], np.full_like(X, np.nan), X[:, :2], X.astype("S3")])
+def test_what_is_wrong_with_a_file_names_the_file_once(tmp_path: Path, rows: np.ndarray) -> None:
+    path = npz(tmp_path / "samples.npz", x=rows)
+    with pytest.raises(DataError) as caught:
+        open_samples(path, FIXED, purpose="calibration")
+    assert caught.value.message.startswith(f"{path}: ")
+    assert caught.value.message.count(str(path)) == 1
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert reason(tmp_path / "no.npz") == "calibration-missing-file"
 
