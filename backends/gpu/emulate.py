@@ -1,7 +1,8 @@
 """A device that is none: kernels as TVM compiles them for this CPU, from the functions before scheduling.
 
 It shows on machines without a GPU that addresses, launches and arithmetic of a program are right; the mapping
-of loops to threads is not in it, and neither is any time.
+of loops to threads is not in it, and neither is any time. A function of several kernels runs at its last one;
+what its kernels hand each other (scratch) is left alone.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ _ALIGNMENT = 256
 def describe(functions: Mapping[str, tirx.PrimFunc], found: Mapping[str, DeviceFunction]) -> str:
     """Return what `EmulatedDevice` needs: the functions, and which of their parameters a kernel takes where.
 
-    A function of several kernels runs as a whole at its first one.
+    A function of several kernels runs as a whole at its last one, when all its buffers are known.
     """
     import tvm
 
     kernels: dict[str, object] = {}
     for name, function in found.items():
-        for position, kernel in enumerate(function.kernels):
-            alone = len(function.kernels) == 1
-            order = [_position(kernel.parameters, parameter, alone) for parameter in function.parameters]
-            kernels[kernel.name] = {"function": name, "order": order, "runs": position == 0}
+        for kernel in function.kernels:
+            order = [_position(kernel.parameters, parameter) for parameter in function.parameters]
+            runs = kernel is function.kernels[-1]
+            kernels[kernel.name] = {"function": name, "order": order, "runs": runs}
     module = tvm.IRModule({n: f.with_attr("global_symbol", n) for n, f in functions.items()})
     return json.dumps({"kernels": kernels, "module": tvm.ir.save_json(module)})
 
 
-def _position(parameters: Sequence[str], name: str, alone: bool) -> int:
-    """Return which buffer of a launch a parameter is; -1: none, since nothing in the function reads it."""
-    if name not in parameters:
-        assert alone, f"a kernel does not take {name}; only functions of one kernel are emulated"
-        return -1
-    return parameters.index(name)
+def _position(parameters: Sequence[str], name: str) -> int:
+    """Return which buffer of a launch a parameter is; -1: this kernel does not take it."""
+    return parameters.index(name) if name in parameters else -1
 
 
 @dataclass
 class _Kernel:
-    """A kernel: its function, the launch's buffers in the function's order, their shapes and types."""
+    """A kernel: its function, the launch's buffers in the function's order, their shapes and types.
+
+    `runs`: it is the function's last.
+    """
 
     function: str
     runs: bool
@@ -78,6 +79,7 @@ class EmulatedDevice(HostDevice):
     _memory: dict[int, Bytes] = field(default_factory=dict)
     _kernels: list[_Kernel] = field(default_factory=list)
     _calls: dict[str, Callable[..., object]] = field(default_factory=dict)
+    _noted: dict[str, dict[int, int]] = field(default_factory=dict)
     _blanks: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @cached_property
@@ -135,18 +137,22 @@ class EmulatedDevice(HostDevice):
             self._calls |= {name: built[name] for name in names}
 
     def _run(self, step: Launched) -> None:
+        """Note a kernel's buffers; at a function's last kernel run the function on those of all."""
         kernel = self._kernels[step.function]
+        noted = self._noted.setdefault(kernel.function, {})
+        noted |= {place: step.buffers[index] for place, index in enumerate(kernel.order) if index >= 0}
         if not kernel.runs:
             return
+        del self._noted[kernel.function]
         self._compile([step.function])
         tensors = [
-            _tensor(step.buffers[index] if index >= 0 else self._unread(shape), shape, dtype)
-            for index, shape, dtype in zip(kernel.order, kernel.shapes, kernel.dtypes, strict=True)
+            _tensor(noted[place] if place in noted else self._unread(shape), shape, dtype)
+            for place, (shape, dtype) in enumerate(zip(kernel.shapes, kernel.dtypes, strict=True))
         ]
         self._calls[kernel.function](*tensors)
 
     def _unread(self, shape: tuple[int, ...]) -> int:
-        """Return memory for a parameter that nobody reads."""
+        """Return memory for a parameter that no kernel takes, since nothing reads it."""
         if shape not in self._blanks:
             self._blanks[shape] = self.allocate(8 * max(1, int(np.prod(shape))))
         return self._blanks[shape]
