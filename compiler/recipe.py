@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import PipelineError, nearest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+COMMAND_LINE = "command line"
+# Keys that the command line does not spell as themselves.
+_FLAGS = {
+    "calibration": "--calib-data",
+    "opt_level": "-O",
+    "shapes": "--shape",
+    "engine_options": "--engine-option",
+}
 
 
 class Recipe(BaseModel):
@@ -97,11 +109,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(raw)
         except ValidationError as err:
-            first = err.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise PipelineError(
-                "bad-value", f"{place}: {key}: {first['msg']}, got {first.get('input')!r}"
-            ) from err
+            raise _bad_value(err, place) from err
 
     def relative_to(self, folder: Path) -> Recipe:
         """Return the recipe with its relative paths taken from `folder`."""
@@ -112,6 +120,39 @@ class Recipe(BaseModel):
     def text(self) -> str:
         """Return the recipe as YAML, every key present."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flag_of(key: str) -> str:
+    """Return how the command line spells a key.
+
+    >>> flag_of("max_drop"), flag_of("calibration")
+    ('--max-drop', '--calib-data')
+    """
+    return _FLAGS.get(key) or "--" + key.replace("_", "-")
+
+
+def _bad_value(err: ValidationError, place: str) -> PipelineError:
+    first = err.errors()[0]
+    key, *rest = (str(part) for part in first["loc"])
+    name = flag_of(key) if place == COMMAND_LINE else ".".join((key, *rest))
+    rule = first["msg"].removeprefix("Input ")
+    return PipelineError(
+        "bad-value", f"{place}: {name} is {first['input']!r}, it {rule}", f"give {name} {_taken(key, first)}"
+    )
+
+
+def _taken(key: str, found: ErrorDetails) -> str:
+    """Say what a key takes: its choices, its limits, or its kind."""
+    if found["type"] == "literal_error":
+        return f"one of {found['ctx']['expected']}"
+    words = {"ge": "at least", "gt": "more than", "le": "at most"}
+    limits = [
+        f"{word} {getattr(limit, name):g}"
+        for limit in Recipe.model_fields[key].metadata
+        for name, word in words.items()
+        if hasattr(limit, name)
+    ]
+    return f"a number of {' and '.join(limits)}" if limits else "a value of that kind"
 
 
 def _one_line(err: Exception) -> str:

@@ -150,17 +150,17 @@ def merged_recipe(config: Path | None, given: dict[str, object]) -> Recipe:
     Raises:
         PipelineError: the file or a value is wrong.
     """
-    from ..recipe import Recipe
+    from ..recipe import COMMAND_LINE, Recipe
 
     flags = {k: v for k, v in given.items() if v is not None}
     if config is None:
-        return Recipe.parse(flags, place="command line")
+        return Recipe.parse(flags, place=COMMAND_LINE)
     base = Recipe.read(config)
     if flags.keys() & _DERIVING and base.pipeline is not None:
         derived = resolved_pipeline(base.model_copy(update={"pipeline": None}))
         if resolved_pipeline(base) == derived:
             base = base.model_copy(update={"pipeline": None})
-    return Recipe.parse(base.model_dump() | flags, place="command line")
+    return Recipe.parse(base.model_dump() | flags, place=COMMAND_LINE)
 
 
 def resolved_pipeline(recipe: Recipe) -> str:

@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 
+from pared.compiler.cli.app import app
 from pared.compiler.driver.precision import Precision, default_pipeline, parse_precision
 from pared.compiler.errors import PipelineError
 from pared.compiler.pipeline import parse_pipeline
-from pared.compiler.recipe import Recipe
+from pared.compiler.recipe import COMMAND_LINE, Recipe, flag_of
 from pared.compiler.registry import MACROS, PASSES
 
 
@@ -42,6 +44,41 @@ def test_mistakes_name_file_and_key(tmp_path: Path, text: str, reason: str, ment
         Recipe.read(write(tmp_path, text))
     assert caught.value.reason == reason
     assert "recipe.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message", "step"),
+    [
+        (
+            {"sparsity": 1.2},
+            "--sparsity is 1.2, it should be",
+            "give --sparsity a number of at least 0 and at",
+        ),
+        ({"max_macs": 0}, "--max-macs is 0, it should be", "a number of more than 0 and at most 1"),
+        ({"opt_level": 7}, "-O is 7, it should be", "give -O a number of at least 0 and at most 3"),
+        ({"shrink": "half"}, "--shrink is 'half', it should", "one of 'lowrank' or 'channels'"),
+        ({"calibration": 3}, "--calib-data is 3, it should", "give --calib-data a value of that kind"),
+    ],
+)
+def test_a_wrong_flag_is_named_as_it_is_typed_and_says_what_it_takes(
+    raw: dict[str, object], message: str, step: str
+) -> None:
+    with pytest.raises(PipelineError) as caught:
+        Recipe.parse(raw, COMMAND_LINE)
+    assert message in caught.value.message
+    assert step in caught.value.next_step
+
+
+def test_a_wrong_key_of_python_keeps_its_name() -> None:
+    with pytest.raises(PipelineError, match=r"max_drop is -1.*give max_drop a number of at least 0"):
+        Recipe.parse({"max_drop": -1}, "pared.compile")
+
+
+def test_flags_of_keys_are_flags_of_the_command_line() -> None:
+    command = typer.main.get_command(app).commands["compile"]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    # A rebuild sets it; no flag does.
+    assert {flag_of(key) for key in Recipe.model_fields} - {flag_of("choice")} <= known
 
 
 @pytest.mark.parametrize(
