@@ -12,7 +12,6 @@ from . import compile_options as flags
 from . import options, render
 from .console import progress_bars
 from .outcome import Outcome
-from .units import name_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,7 +61,7 @@ def estimate(
     pared estimate -m M.onnx --target fpga-ecp5-25k --precision w4a4 --calib-data C.npz --plot bars.svg
     """
     from ..driver.estimating import estimate_recipe
-    from ..recipe import Recipe
+    from ..recipe import COMMAND_LINE, Recipe
 
     given: dict[str, object] = {
         "model": os.path.abspath(model),
@@ -80,7 +79,7 @@ def estimate(
         from ..driver.sensitivity_plot import check_plot
 
         check_plot(plot)
-    recipe = Recipe.parse({k: v for k, v in given.items() if v is not None}, place="command line")
+    recipe = Recipe.parse({k: v for k, v in given.items() if v is not None}, place=COMMAND_LINE)
     with progress_bars(as_json=as_json, quiet=quiet) as progress:
         report = estimate_recipe(recipe, progress=progress)
     if plot is not None:
@@ -104,9 +103,9 @@ def show(report: EstimateReport, plot: Path | None = None) -> RenderableType:
     )
 
 
-def _cells(layer: LayerEstimate) -> list[str]:
+def _cells(layer: LayerEstimate) -> list[RenderableType]:
     counts = (layer.products, layer.lut, layer.ff, layer.bram, layer.dsp)
-    return [name_text(layer.name, 40), layer.kind, *map(str, counts), f"{layer.cycles:g}"]
+    return [render.Name(layer.name), layer.kind, *map(str, counts), f"{layer.cycles:g}"]
 
 
 def _facts(report: EstimateReport, found: Estimate) -> list[tuple[str, RenderableType]]:

@@ -114,10 +114,10 @@ def _quantization(report: InspectReport) -> RenderableType:
     )
 
 
-def _layer(layer: QuantizedLayer) -> tuple[str, str, str, str]:
+def _layer(layer: QuantizedLayer) -> tuple[RenderableType, str, str, str]:
     weights = [_format(f) for f in layer.operands if f.constant]
     activations = [_format(f) for f in layer.operands if not f.constant]
-    return name_text(layer.node, 40), layer.op, " ".join(weights) or "float", " ".join(activations) or "float"
+    return render.Name(layer.node), layer.op, " ".join(weights) or "float", " ".join(activations) or "float"
 
 
 def _format(found: QuantFormat) -> str:

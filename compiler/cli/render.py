@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .units import name_text
+
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -33,6 +37,27 @@ def heading(text: str) -> Text:
     from rich.text import Text
 
     return Text(text, style="bold")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A layer's name on one line, cut in its middle to the width that its column gets."""
+
+    text: str
+    least: int = 12
+    most: int = 60
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Tell rich the widths that will do."""
+        from rich.measure import Measurement
+
+        return Measurement(min(self.least, len(self.text)), min(self.most, len(self.text)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the text for the width that was given."""
+        from rich.text import Text
+
+        yield Text(name_text(self.text, min(self.most, options.max_width)), no_wrap=True)
 
 
 def verbatim(text: str) -> Text:

@@ -136,7 +136,9 @@ def _table(report: SensitivityReport, method: str) -> RenderableType:
     done = [effect for effect in effects if not effect.reason]
     drop = [f"{report.metric} drop"] if report.metric else []
     columns = ["layer", "SQNR dB", *drop, "weights", "left", "MACs", "est.", "time"]
-    rows = [[name_text(effect.layer, 40), *_cells(effect, bool(drop))] for effect in done]
+    rows: list[list[RenderableType]] = [
+        [render.Name(effect.layer), *_cells(effect, bool(drop))] for effect in done
+    ]
     refused = [f"{name_text(e.layer, 40)}: {e.reason}" for e in effects if e.reason]
     return render.page(
         render.table(columns, rows, right=columns[1:], flexible="layer") if rows else None,

@@ -94,9 +94,9 @@ def _layers(report: LayerReport | None, count: int) -> RenderableType | None:
     return render.page(render.section(title, table), verdict)
 
 
-def _layer(layer: LayerRecord) -> tuple[str, ...]:
+def _layer(layer: LayerRecord) -> tuple[RenderableType, ...]:
     return (
-        name_text(layer.node or layer.value),
+        render.Name(layer.node or layer.value),
         layer.op_type,
         f"{layer.sqnr_db:.1f} dB",
         f"{layer.added_noise:.1e}" if layer.added_noise else "0",

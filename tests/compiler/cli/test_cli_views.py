@@ -12,9 +12,12 @@ from pared.bench.meter import Latency, Ratio
 from pared.compiler.backend import Port, Signature
 from pared.compiler.cli import bench as bench_view
 from pared.compiler.cli import compile_view, verify_view
+from pared.compiler.cli import estimate as estimate_view
 from pared.compiler.cli import inspect as inspect_view
 from pared.compiler.cli.console import make_console
+from pared.compiler.driver.estimating import EstimateReport
 from pared.compiler.driver.report import CandidateRecord, CompileReport, PassSummary
+from pared.compiler.estimates import Estimate, LayerEstimate
 from pared.compiler.inspect import Blocker, InspectReport, Quantization, TargetCheck
 from pared.compiler.ir.stats import Counts
 from pared.compiler.machine import Machine
@@ -25,8 +28,8 @@ from pared.compiler.verify.records import BisectReport, LayerRecord, LayerReport
 LONG = "functional_1/batch_normalization/FusedBatchNormV3;functional_1/conv2d/BiasAdd;functional_1/Relu"
 
 
-def text_of(view: RenderableType, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("COLUMNS", "80")
+def text_of(view: RenderableType, monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "dumb")
     console = make_console()
     with console.capture() as capture:
@@ -168,3 +171,34 @@ def test_an_unknown_percentile_list_is_refused() -> None:
 
     with pytest.raises(PipelineError, match="not a list of numbers"):
         bench_view.parse_percentiles("50;90")
+
+
+def estimate_report(*names: str) -> EstimateReport:
+    layers = tuple(
+        LayerEstimate(name, "conv", 976000, 5059150, 914487, 0, 0, 2.5, None, 1, 1.0) for name in names
+    )
+    found = Estimate("rtl", "ecp5", layers, 1, 1, 0, 0, 14, None, 1, None, None, None, "fitted")
+    return EstimateReport("m", "t", "estimated", found, {}, None, "no limits", (), 0.1)
+
+
+def test_estimates_keep_every_layer_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{LONG}_{part}" for part in ("conv", "q_Quant")]
+    lines = text_of(estimate_view.show(estimate_report(*names)), monkeypatch).splitlines()
+    rows = lines[4:6]
+    assert [row.split()[0].split("…")[1][-5:] for row in rows] == ["_conv", "Quant"]
+    assert all(row.startswith("funct") and row.rstrip().endswith("2.5") for row in rows)
+    assert max(map(len, lines)) <= 80
+
+
+def test_names_take_the_room_of_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "/2/body/body.1/Relu_output_0_equalized_q_Quant"
+    assert name in text_of(estimate_view.show(estimate_report(name)), monkeypatch, columns=120)
+    assert name not in text_of(estimate_view.show(estimate_report(name)), monkeypatch)
+
+
+def test_layer_names_of_a_comparison_stay_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = LayerReport((LayerRecord(0, LONG, LONG, "Conv", 12.0, 0.1, 0.2, 3.0),), None, 30.0, 0, 64)
+    shown = text_of(verify_view.show(verify_report(layers), 5), monkeypatch)
+    row = next(line for line in shown.splitlines() if "12.0 dB" in line)
+    assert row.startswith("functional_1")
+    assert "…" in row
