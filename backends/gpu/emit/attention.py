@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_user, producer, static_shape
 from ....compiler.ops.constants import constant_expression
-from ..schedules import lowbit
 from ..schedules.lowbit_attention import Shape, takes
 from .attention_op import write_out_attention
+from .lowbit_written import DOMAIN, emit_written, put_for
 from .walk import Emitter, Rule
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .walk import Expr
 
-DOMAIN, OP = "pared.gpu", "FusedAttention"
+OP = "FusedAttention"
 
 _REALS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -89,10 +89,7 @@ def _replace(softmax: ir.Node) -> bool:
         "v_axes": found.v.axes,
         "out_axes": found.out,
     }
-    new = ir.Node(DOMAIN, OP, inputs, ir.convenience.convert_attributes(attributes), name=softmax.name)
-    last, graph = found.last, found.last.graph
-    assert graph is not None, "attention is in no graph"
-    ir.convenience.replace_nodes_and_values(graph, last, [last], [new], last.outputs, new.outputs)
+    put_for(found.last, OP, inputs, attributes, softmax.name)
     return True
 
 
@@ -230,12 +227,7 @@ def _attention(emitter: Emitter, node: ir.Node) -> Expr:
     shape = Shape(**fixed, mask=strides)  # type: ignore[arg-type]
     axes = [tuple(ints_attribute(node, f"{name}_axes")) for name in ("q", "k", "v", "out")]
     operands = [emitter.operand(node, index) for index in range(3 + masked)]
-    return emitter.emit(
-        emitter.builder.emit_te(
-            _Formula(shape, axes), *operands, primfunc_name_hint="attention",
-            primfunc_attrs=lowbit.mark("attention", shape),
-        )
-    )  # fmt: skip
+    return emit_written(emitter, "attention", "attention", shape, _Formula(shape, axes), operands)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from ....compiler.ir.quant import dequantize_array, quantize_array, view
 from ....compiler.ir.walk import Names, int_attribute, ints_attribute, only_user
 from ....compiler.ops.common import float_attribute, string_attribute
 from ....compiler.ops.constants import constant_expression, constant_of
-from ..schedules import lowbit, lowbit_product
+from ..schedules import lowbit_product
+from ..schedules.lowbit_written import CHUNK
+from .lowbit_written import DOMAIN, emit_written, finished, initializer, products, put_for
 from .walk import Emitter, Rule, dtype_of, shape_of
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from .walk import Expr
 
-DOMAIN = "pared.gpu"
 OP = "LowbitProduct"
 
 _REALS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -87,21 +88,8 @@ def _replace(node: ir.Node, names: Names) -> bool:
         "bits": weights.bits, "block": weights.block, "activation": activation,
         "zero": int(weights.zero.flat[0]) if uniform else -1,
     }  # fmt: skip
-    new = ir.Node(
-        DOMAIN, OP, [node.inputs[0], *inputs], ir.convenience.convert_attributes(attributes), name=node.name
-    )
-    ir.convenience.replace_nodes_and_values(graph, last, [last], [new], last.outputs, new.outputs)
+    put_for(last, OP, [node.inputs[0], *inputs], attributes, node.name)
     return True
-
-
-def initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | None) -> ir.Value | None:
-    """Put an array into a graph; None stays None."""
-    if array is None:
-        return None
-    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
-    value.dtype, value.shape = value.const_value.dtype, ir.Shape(array.shape)  # type: ignore[union-attr]
-    graph.register_initializer(value)
-    return value
 
 
 # --- weights ----------------------------------------------------------------------------------------
@@ -122,7 +110,7 @@ def _weights(node: ir.Node) -> _Weights | None:
     q, scale, zero, axis, block = found
     out = 0 if turned else 1
     per_row = scale.size == 1 or (axis == out and not block)
-    if q.ndim != 2 or not (per_row or (axis == 1 - out and block and block % lowbit_product.CHUNK == 0)):
+    if q.ndim != 2 or not (per_row or (axis == 1 - out and block and block % CHUNK == 0)):
         return None
     rows, depth = (q if turned else q.T).shape
     if depth % 8 or depth != x.shape[-1]:
@@ -246,12 +234,7 @@ def _product(emitter: Emitter, node: ir.Node) -> Expr:
     )  # fmt: skip
     packed = lowbit_product.pack(codes.astype(np.uint8), shape.bits)
     given = [packed, scale, *(array for array in (zero, bias) if array is not None)]
-    return emitter.emit(
-        emitter.builder.emit_te(
-            _Formula(shape, sizes[:-1]), x, *(emitter.constant(array) for array in given),
-            primfunc_name_hint=f"w{shape.bits}_product", primfunc_attrs=lowbit.mark("product", shape),
-        )
-    )  # fmt: skip
+    return emit_written(emitter, f"w{shape.bits}_product", "product", shape, _Formula(shape), [x], given)
 
 
 @dataclass(frozen=True)
@@ -259,7 +242,6 @@ class _Formula:
     """What the kernel computes, from the weights as they are packed."""
 
     shape: lowbit_product.Shape
-    lead: tuple[int, ...]
 
     def __call__(self, x: te.Tensor, w: te.Tensor, scale: te.Tensor, *more: te.Tensor) -> te.Tensor:
         from tvm import te
@@ -274,18 +256,7 @@ class _Formula:
             return code * scale(n, block).astype("float32")
 
         weights = te.compute((shape.n, shape.k), weight, name="weights")
-        k = te.reduce_axis((0, shape.k), "k")
-        total = te.compute(
-            (*self.lead, shape.n),
-            lambda *at: te.sum(x(*at[:-1], k).astype("float32") * weights(at[-1], k), axis=k),
-            name="total",
-        )
-
-        def result(*at: tirx.Var) -> tirx.Expr:
-            value = total(*at) if bias is None else total(*at) + bias(at[-1])
-            return activated(value, shape.activation).astype(shape.data)
-
-        return te.compute((*self.lead, shape.n), result, name="product")
+        return finished(products(x, weights, "float32"), bias, shape.activation, shape.data)
 
     def _code(self, w: te.Tensor, n: tirx.Var, k: tirx.Var) -> tirx.Expr:
         """Return the code of row n, column k; see `lowbit_product.pack`."""
@@ -298,23 +269,6 @@ class _Formula:
         word = w(n // 16, k // (32 * chunks), lane, pair // per_word)
         shift = pair % per_word * bits + k % 2 * 16
         return (word >> shift.astype("uint32")) & tirx.const((1 << bits) - 1, "uint32")
-
-
-def activated(x: tirx.Expr, kind: int) -> tirx.Expr:
-    """Return an activation of a float32, by its number in the kernels."""
-    from tvm import tirx
-
-    def const(number: float) -> tirx.Expr:
-        return tirx.const(number, "float32")
-
-    if kind == 1:
-        return tirx.max(x, const(0.0))
-    if kind == 2:
-        return const(0.5) * x * (const(1.0) + tirx.erf(x * const(0.7071067811865475)))
-    if kind == 3:
-        inner = const(0.7978845608028654) * (x + const(0.044715) * x * x * x)
-        return const(0.5) * x * (const(1.0) + tirx.tanh(inner))
-    return x
 
 
 RULES: dict[tuple[str, str], Rule] = {(DOMAIN, OP): _product}

@@ -23,8 +23,8 @@ from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_expression, constant_of
 from ..schedules.lowbit_binary import Shape, pack_weights
 from .lowbit_thresholds import Thresholds, chain_behind, thresholds_of
+from .lowbit_written import DOMAIN, initializer
 
-DOMAIN = "pared.gpu"
 PACK, POOL, PRODUCT = "BinaryPack", "BinaryPool", "BinaryProduct"
 
 _REALS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -167,15 +167,11 @@ class _Layers:
 
     def _inputs(
         self, node: ir.Node, bits: _Bits, positive: npt.NDArray[np.bool_], shape: Shape, *arrays: np.ndarray
-    ) -> list[ir.Value]:
+    ) -> list[ir.Value | None]:
         packed = pack_weights(positive.transpose(0, 2, 3, 1), shape.vector)
-        values = [bits.value]
-        for array in (packed, *arrays):
-            name = self._names.fresh(f"{node.outputs[0].name}_binary")
-            value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
-            self._graph.register_initializer(value)
-            values.append(value)
-        return values
+        base = f"{node.outputs[0].name}_binary"
+        constants = (initializer(self._graph, self._names.fresh(base), a) for a in (packed, *arrays))
+        return [bits.value, *constants]
 
     def _emit_bits(
         self, node: ir.Node, chain: Sequence[ir.Node], shape: Shape, bits: _Bits, weights: _Weights,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, static_shape
-from ..schedules import lowbit
 from ..schedules.lowbit_binary import WORD, Pack, Shape
-from .lowbit_binary import DOMAIN, PACK, POOL, PRODUCT
+from .lowbit_binary import PACK, POOL, PRODUCT
+from .lowbit_written import DOMAIN, emit_written
 from .walk import Emitter, Last, Rule, dtype_of, shape_of
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def _pack(emitter: Emitter, node: ir.Node) -> Expr:
 
         return te.compute(sizes, element, name="words")
 
-    marks = lowbit.mark("binary-pack", Pack(prod(lead), channels, dtype_of(x)))
-    return emitter.emit(emitter.builder.emit_te(words, x, primfunc_name_hint="signs", primfunc_attrs=marks))
+    return emit_written(emitter, "signs", "binary-pack", Pack(prod(lead), channels, dtype_of(x)), words, [x])
 
 
 def _pool(emitter: Emitter, node: ir.Node) -> Expr:
@@ -95,12 +94,7 @@ def _product(emitter: Emitter, node: ir.Node) -> Expr | Last:
         total = _sums(shape, data, w)
         return _bits(shape, total, rest[0]) if shape.bits else _reals(shape, total, rank, *rest)
 
-    result = emitter.emit(
-        emitter.builder.emit_te(
-            formula, x, *(emitter.constant(array) for array in arrays), primfunc_name_hint="binary_product",
-            primfunc_attrs=lowbit.mark("binary-product", shape),
-        )
-    )  # fmt: skip
+    result = emit_written(emitter, "binary_product", "binary-product", shape, formula, [x], arrays)
     return Last(result) if rank == 4 and not shape.bits else result
 
 

@@ -17,8 +17,9 @@ from ....compiler.ops import dynamic_blocks
 from ....compiler.ops.common import PARED_DOMAIN
 from ....compiler.ops.constants import constant_expression, constant_of
 from ...reference.blocks import block_operands
-from ..schedules import lowbit
-from ..schedules.lowbit_blocks import CHUNK, Shape, pack
+from ..schedules.lowbit_blocks import Shape, pack
+from ..schedules.lowbit_written import CHUNK
+from .lowbit_written import DOMAIN, emit_written, finished, initializer, put_for
 from .walk import Array, Emitter, Rule, shape_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from .walk import Expr
 
-DOMAIN = "pared.gpu"
 QUANTIZE, PRODUCT = "BlockQuantize", "BlockProduct"
 _Q, _SCALE, _WEIGHTS, _W_SCALE, _BIAS = range(5)
 
@@ -53,16 +53,9 @@ def _replace(node: ir.Node, names: Names) -> bool:
     arrays = _arrays(node, w, w_scale, w_zero, block)
     if arrays is None or producer(q, dynamic_blocks.OP, PARED_DOMAIN) is None:
         return False
-    values = []
-    for array in arrays:
-        name = names.fresh(f"{node.outputs[0].name}_blocks")
-        value = None if array is None else ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        if value is not None:
-            graph.register_initializer(value)
-        values.append(value)
-    attributes = ir.convenience.convert_attributes({"block_size": block})
-    new = ir.Node(DOMAIN, PRODUCT, [q, scale, *values], attributes, name=node.name)
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+    base = f"{node.outputs[0].name}_blocks"
+    values = [initializer(graph, names.fresh(base), array) for array in arrays]
+    put_for(node, PRODUCT, [q, scale, *values], {"block_size": block}, node.name)
     return True
 
 
@@ -147,16 +140,11 @@ def _quantize(emitter: Emitter, node: ir.Node) -> list[Expr]:
 def _product(emitter: Emitter, node: ir.Node) -> Expr:
     q, scale = emitter.operand(node, _Q), emitter.operand(node, _SCALE)
     weights, bias = emitter.array(node, _WEIGHTS), emitter.maybe_array(node, _BIAS)
-    block, lead = int_attribute(node, "block_size", dynamic_blocks.BLOCK), shape_of(q)[:-1]
-    shape = Shape(prod(lead), weights.shape[0], weights.shape[1], block, bias is not None)
+    block = int_attribute(node, "block_size", dynamic_blocks.BLOCK)
+    shape = Shape(prod(shape_of(q)[:-1]), weights.shape[0], weights.shape[1], block, bias is not None)
     constants = [pack(weights.astype(np.int8)), emitter.array(node, _W_SCALE)]
     constants += [] if bias is None else [bias]
-    return emitter.emit(
-        emitter.builder.emit_te(
-            _Formula(shape, lead), q, scale, *(emitter.constant(array) for array in constants),
-            primfunc_name_hint="w4a8_product", primfunc_attrs=lowbit.mark("blocks", shape),
-        )
-    )  # fmt: skip
+    return emit_written(emitter, "w4a8_product", "blocks", shape, _Formula(shape), [q, scale], constants)
 
 
 @dataclass(frozen=True)
@@ -164,18 +152,17 @@ class _Formula:
     """What the kernel computes, from the weights as they are packed."""
 
     shape: Shape
-    lead: tuple[int, ...]
 
     def __call__(
         self, q: te.Tensor, scale: te.Tensor, w: te.Tensor, w_scale: te.Tensor, bias: te.Tensor | None = None
     ) -> te.Tensor:
         from tvm import te
 
-        shape, blocks = self.shape, self.shape.k // self.shape.block
+        shape, blocks, lead = self.shape, self.shape.k // self.shape.block, q.shape[:-1]
         weights = te.compute((shape.n, shape.k), lambda n, k: self._weight(w, n, k), name="weights")
         k = te.reduce_axis((0, shape.block), "k")
         sums = te.compute(
-            (*self.lead, shape.n, blocks),
+            (*lead, shape.n, blocks),
             lambda *at: te.sum(
                 q(*at[:-2], at[-1] * shape.block + k).astype("int32")
                 * weights(at[-2], at[-1] * shape.block + k),
@@ -185,17 +172,13 @@ class _Formula:
         )
         b = te.reduce_axis((0, blocks), "b")
         total = te.compute(
-            (*self.lead, shape.n),
+            (*lead, shape.n),
             lambda *at: te.sum(
                 sums(*at, b).astype("float32") * (w_scale(at[-1], b) * scale(*at[:-1], b)), axis=b
             ),
             name="total",
         )
-        return te.compute(
-            (*self.lead, shape.n),
-            lambda *at: total(*at) if bias is None else total(*at) + bias(at[-1]),
-            name="product",
-        )
+        return finished(total, bias, 0, "float32")
 
     def _weight(self, w: te.Tensor, n: tirx.Var, k: tirx.Var) -> tirx.Expr:
         """Return the weight of row n, column k; see `lowbit_blocks.pack`."""

@@ -13,9 +13,9 @@ import onnx_ir as ir
 from ....compiler.ir.walk import Names, int_attribute, producer, static_shape
 from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_of
-from ..schedules import lowbit
 from ..schedules.lowbit_sparse import MOST_ROWS, Shape, is_sparse, pack
-from .lowbit import activated, gemm_bias, initializer, tail_of
+from .lowbit import gemm_bias, tail_of
+from .lowbit_written import DOMAIN, emit_written, finished, initializer, products, put_for
 from .walk import Emitter, Rule, dtype_of, shape_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .walk import Expr
 
-DOMAIN, OP = "pared.gpu", "SparseProduct"
+OP = "SparseProduct"
 _X, _WEIGHTS, _BIAS = range(3)
 
 
@@ -48,9 +48,7 @@ def _replace(node: ir.Node, names: Names) -> bool:
     assert graph is not None, "a product is in no graph"
     arrays = (weights, bias if bias.size else None)
     values = [initializer(graph, names.fresh(f"{base}_sparse"), array) for array in arrays]
-    attributes = ir.convenience.convert_attributes({"activation": activation})
-    new = ir.Node(DOMAIN, OP, [node.inputs[0], *values], attributes, name=node.name)
-    ir.convenience.replace_nodes_and_values(graph, last, [last], [new], last.outputs, new.outputs)
+    put_for(last, OP, [node.inputs[0], *values], {"activation": activation}, node.name)
     return True
 
 
@@ -93,16 +91,10 @@ def _emit(
     emitter: Emitter, x: Expr, weights: npt.NDArray[np.number], activation: int,
     bias: npt.NDArray[np.number] | None,
 ) -> Expr:  # fmt: skip
-    lead = shape_of(x)[:-1]
     rows, depth = weights.shape
-    shape = Shape(prod(lead), rows, depth, dtype_of(x), activation, bias is not None)
+    shape = Shape(prod(shape_of(x)[:-1]), rows, depth, dtype_of(x), activation, bias is not None)
     given = [*pack(weights), *([] if bias is None else [bias.astype(np.float32)])]
-    return emitter.emit(
-        emitter.builder.emit_te(
-            _Formula(shape, lead), x, *(emitter.constant(array) for array in given),
-            primfunc_name_hint="sparse_product", primfunc_attrs=lowbit.mark("sparse", shape),
-        )
-    )  # fmt: skip
+    return emit_written(emitter, "sparse_product", "sparse", shape, _Formula(shape), [x], given)
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,6 @@ class _Formula:
     """What the kernel computes, from the weights as they are packed."""
 
     shape: Shape
-    lead: tuple[int, ...]
 
     def __call__(
         self, x: te.Tensor, w: te.Tensor, places: te.Tensor, bias: te.Tensor | None = None
@@ -119,20 +110,8 @@ class _Formula:
 
         shape, kind = self.shape, "int32" if self.shape.data == "int8" else "float32"
         weights = te.compute((shape.n, shape.k), lambda n, k: self._weight(w, places, n, k), name="weights")
-        k = te.reduce_axis((0, shape.k), "k")
-        total = te.compute(
-            (*self.lead, shape.n),
-            lambda *at: te.sum(x(*at[:-1], k).astype(kind) * weights(at[-1], k).astype(kind), axis=k),
-            name="total",
-        )
-        if kind == "int32":
-            return total
-
-        def result(*at: tirx.Var) -> tirx.Expr:
-            value = total(*at) if bias is None else total(*at) + bias(at[-1])
-            return activated(value, shape.activation).astype(shape.data)
-
-        return te.compute((*self.lead, shape.n), result, name="product")
+        total = products(x, weights, kind)
+        return total if kind == "int32" else finished(total, bias, shape.activation, shape.data)
 
     def _weight(self, w: te.Tensor, places: te.Tensor, n: tirx.Var, k: tirx.Var) -> tirx.Expr:
         """Return the weight of row n, column k; see `lowbit_sparse.pack`."""

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .lowbit_written import CPP, Written
+from .lowbit_written import BUSY_WARPS, CPP, LANES, MOST_WARPS, Written, warps_along_depth
 
 WORD = 32
-_WARPS = 8
-_BUSY_WARPS = 1600
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,9 @@ def write_pack(sizes: Mapping[str, object]) -> Written:
     pack = Pack(**sizes)  # type: ignore[arg-type]
     data, words = CPP[pack.data], -(-pack.columns // WORD)
     call = f"pared::binary_pack<{data}, {pack.rows}, {pack.columns}, {words}>({{0}}, {{1}});"
-    grid = -(-pack.rows * words // _WARPS)
+    grid = -(-pack.rows * words // MOST_WARPS)
     types = (f"const {data}* __restrict__", "unsigned* __restrict__")
-    return Written("binary", types, call, (grid, 1, 1), (32 * _WARPS, 1, 1), True, "binary-pack")
+    return Written("binary", types, call, (grid, 1, 1), (LANES * MOST_WARPS, 1, 1), True, "binary-pack")
 
 
 def write_product(sizes: Mapping[str, object]) -> Written:
@@ -101,11 +99,9 @@ def write_product(sizes: Mapping[str, object]) -> Written:
     shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()})  # type: ignore[arg-type]
     outputs, groups = shape.count * shape.out_height * shape.out_width, shape.words // shape.vector
     slices = -(-shape.outputs // WORD)
-    pixels = next(p for p in (8, 4, 2, 1) if p == 1 or outputs * slices >= p * _BUSY_WARPS)
-    wk = 1
-    while wk < _WARPS and 2 * wk <= groups and outputs * slices * wk < _BUSY_WARPS:
-        wk *= 2
-    wp = _WARPS // wk if outputs > 1 else 1
+    pixels = next(p for p in (8, 4, 2, 1) if p == 1 or outputs * slices >= p * BUSY_WARPS)
+    wk = warps_along_depth(outputs * slices, groups)
+    wp = MOST_WARPS // wk if outputs > 1 else 1
     data = "unsigned" if shape.bits else CPP[shape.data]
     numbers = (
         shape.count, shape.height, shape.width, shape.channels, shape.outputs, shape.out_height,
@@ -120,4 +116,4 @@ def write_product(sizes: Mapping[str, object]) -> Written:
     types = [f"{kind} __restrict__" for kind in ("const unsigned*", "const unsigned*", *last, f"{data}*")]
     grid = (-(-outputs // (pixels * wp)), slices, 1)
     name = f"binary-product-{pixels}-k{wk}-p{wp}"
-    return Written("binary", types, call, grid, (32 * wk * wp, 1, 1), True, name)
+    return Written("binary", types, call, grid, (LANES * wk * wp, 1, 1), True, name)

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .lowbit_written import Written
-
-ROWS, CHUNK = 16, 32
-_MOST_WARPS = 8
-_BUSY_WARPS = 1600
+from .lowbit_written import (
+    CHUNK,
+    LANES,
+    ROWS,
+    ROWS_OF_DATA,
+    Written,
+    tiles_of,
+    warps_along_depth,
+    warps_along_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ def pack(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
     A word has the four columns of row g in the lower halves of its bytes, of row g + 8 in the upper halves;
     the words of a chunk are columns 8t to 8t + 3 and the next four. A load is two chunks.
     """
-    rows, columns = (-(-size // unit) * unit for size, unit in zip(weights.shape, (16, 64), strict=True))
+    rows, columns = (
+        -(-size // unit) * unit for size, unit in zip(weights.shape, (ROWS, 2 * CHUNK), strict=True)
+    )
     full = np.zeros((rows, columns), np.uint32)
     full[: weights.shape[0], : weights.shape[1]] = weights.astype(np.int64) & 15
     # tile, half of it, g, load, chunk, t, four columns, which of them
@@ -50,13 +57,10 @@ def pack(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint32]:
 def write(sizes: Mapping[str, object]) -> Written:
     """Return the kernel of a `Shape`."""
     shape = Shape(**sizes)  # type: ignore[arg-type]
-    tiles = min(1 << (-(-shape.m // 8) - 1).bit_length(), 4)
-    rows, across = -(-shape.n // ROWS), -(-shape.m // (8 * tiles))
-    groups = -(-shape.k // max(shape.block, 2 * CHUNK))
-    wk = 1
-    while wk < _MOST_WARPS and 2 * wk <= groups and rows * across * wk < _BUSY_WARPS:
-        wk *= 2
-    wr = min(max(_MOST_WARPS // 2 // wk, 1), rows)
+    tiles = tiles_of(shape.m)
+    rows, across = -(-shape.n // ROWS), -(-shape.m // (ROWS_OF_DATA * tiles))
+    wk = warps_along_depth(rows * across, -(-shape.k // max(shape.block, 2 * CHUNK)))
+    wr = warps_along_rows(wk, rows)
     numbers = (shape.m, shape.n, shape.k, shape.block, tiles, wk, wr, str(shape.bias).lower())
     places = "{4}, {5}" if shape.bias else "nullptr, {4}"
     call = (
@@ -67,5 +71,5 @@ def write(sizes: Mapping[str, object]) -> Written:
     types = [f"{kind} __restrict__" for kind in (*kinds, *(("const float*",) * shape.bias), "float*")]
     grid = (-(-rows // wr), across, 1)
     return Written(
-        "blocks", types, call, grid, (32 * wk * wr, 1, 1), False, f"w4a8-product-{tiles}-k{wk}-n{wr}"
+        "blocks", types, call, grid, (LANES * wk * wr, 1, 1), False, f"w4a8-product-{tiles}-k{wk}-n{wr}"
     )

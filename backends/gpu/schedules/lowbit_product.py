@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .lowbit_written import CPP, Written
-
-# Rows of weights, and columns that are laid out together.
-ROWS, CHUNK = 16, 32
-LANES = 32
-# Warps of a block.
-_MOST_WARPS = 8
-# Warps that keep a chip's memory busy: 16 per multiprocessor on a hundred of them.
-_BUSY_WARPS = 1600
+from .lowbit_written import (
+    CHUNK,
+    CPP,
+    LANES,
+    ROWS,
+    ROWS_OF_DATA,
+    Written,
+    tiles_of,
+    warps_along_depth,
+    warps_along_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -72,24 +74,19 @@ class Shares:
 def shares_of(shape: Shape) -> Shares:
     """Choose: few rows of data, then enough warps to keep memory busy; many, then reuse."""
     steps = -(-shape.k // (CHUNK * 8 // shape.bits))
-    tiles = min(-(-shape.m // 8), 4)
-    tiles = 4 if tiles == 3 else tiles
-    rows = -(-shape.n // ROWS)
+    tiles, rows = tiles_of(shape.m), -(-shape.n // ROWS)
     if shape.m > 64:
-        return Shares(tiles, 2 if rows > 1 else 1, 1, min(_MOST_WARPS // 2, max(rows // 2, 1)), 1)
+        return Shares(tiles, 2 if rows > 1 else 1, 1, warps_along_rows(1, max(rows // 2, 1)), 1)
     # Splitting a float32 takes longer than unpacking its weight: two tiles share it.
     r = 2 if shape.data == "float32" and rows > 1 else 1
-    groups = -(-rows // r) * -(-shape.m // (8 * tiles))
-    wk = 1
-    while wk < _MOST_WARPS and 2 * wk <= steps and groups * wk < _BUSY_WARPS:
-        wk *= 2
-    wr = min(max(_MOST_WARPS // 2 // wk, 1), -(-rows // r))
+    wk = warps_along_depth(-(-rows // r) * -(-shape.m // (ROWS_OF_DATA * tiles)), steps)
+    wr = warps_along_rows(wk, -(-rows // r))
     return Shares(tiles, r, wk, wr, max(1, min(4, -(-steps // wk))))
 
 
 def grid_of(shape: Shape, shares: Shares) -> tuple[int, int]:
     """Return the blocks along n and m."""
-    return -(-shape.n // (ROWS * shares.r * shares.wr)), -(-shape.m // (8 * shares.tiles))
+    return -(-shape.n // (ROWS * shares.r * shares.wr)), -(-shape.m // (ROWS_OF_DATA * shares.tiles))
 
 
 def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
@@ -133,5 +130,5 @@ def write(sizes: Mapping[str, object]) -> Written:
     )
     grid = grid_of(shape, shares)
     name = f"w{shape.bits}-product-{shares.tiles}x{shares.r}-k{shares.wk}-n{shares.wr}"
-    block = 32 * shares.wk * shares.wr
+    block = LANES * shares.wk * shares.wr
     return Written("product", [*types, f"{data}* __restrict__"], call, (*grid, 1), (block, 1, 1), False, name)

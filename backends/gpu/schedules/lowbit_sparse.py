@@ -13,13 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .lowbit_written import CPP, Written
+from .lowbit_written import (
+    CHUNK,
+    CPP,
+    LANES,
+    ROWS,
+    ROWS_OF_DATA,
+    Written,
+    tiles_of,
+    warps_along_depth,
+    warps_along_rows,
+)
 
-ROWS, CHUNK, QUAD = 16, 32, 128
+# Columns whose places are loaded together.
+QUAD = 4 * CHUNK
 # More rows of data wait for arithmetic: dense kernels do better.
 MOST_ROWS = 32
-_MOST_WARPS = 8
-_BUSY_WARPS = 1600
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,10 @@ def pack(weights: npt.NDArray[np.number]) -> tuple[npt.NDArray[np.uint32], npt.N
 def write(sizes: Mapping[str, object]) -> Written:
     """Return the kernel of a `Shape`."""
     shape = Shape(**sizes)  # type: ignore[arg-type]
-    tiles = min(1 << (-(-shape.m // 8) - 1).bit_length(), 4)
-    rows, across, quads = -(-shape.n // ROWS), -(-shape.m // (8 * tiles)), -(-shape.k // QUAD)
-    wk = 1
-    while wk < _MOST_WARPS and 2 * wk <= quads and rows * across * wk < _BUSY_WARPS:
-        wk *= 2
-    wr = min(max(_MOST_WARPS // 2 // wk, 1), rows)
+    tiles = tiles_of(shape.m)
+    rows, across = -(-shape.n // ROWS), -(-shape.m // (ROWS_OF_DATA * tiles))
+    wk = warps_along_depth(rows * across, -(-shape.k // QUAD))
+    wr = warps_along_rows(wk, rows)
     whole = shape.data == "int8"
     data, result = ("signed char", "int") if whole else (CPP[shape.data],) * 2
     numbers = (shape.m, shape.n, shape.k, tiles, wk, wr, shape.activation, str(shape.bias).lower())
@@ -97,4 +104,4 @@ def write(sizes: Mapping[str, object]) -> Written:
     )
     types = [f"{kind} __restrict__" for kind in kinds]
     name = f"sparse-product-{tiles}-k{wk}-n{wr}"
-    return Written("sparse", types, call, (-(-rows // wr), across, 1), (32 * wk * wr, 1, 1), whole, name)
+    return Written("sparse", types, call, (-(-rows // wr), across, 1), (LANES * wk * wr, 1, 1), whole, name)
