@@ -161,8 +161,7 @@ def measure(name: str, data: Path, folds: int) -> Row:
 
 
 def _payload(model: ir.Model) -> bytes:
-    content = BACKENDS["cpu"]().lower(model, load_target("cpu"), "ort", Context()).files["model.onnx"]
-    return content if isinstance(content, bytes) else content.read_bytes()
+    return BACKENDS["cpu"]().lower(model, load_target("cpu"), "ort", Context()).read("model.onnx")
 
 
 def _score(

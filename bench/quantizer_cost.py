@@ -62,8 +62,7 @@ def ours(source: Path, out: Path, count: int, method: str) -> None:
     passes = parse_pipeline(text, PASSES, MACROS)
     result = Manager().run(imported.model, passes, Context(calibration=data))
     backend = BACKENDS["cpu"]()
-    content = backend.lower(result.model, load_target("cpu"), "ort", Context()).files["model.onnx"]
-    out.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    out.write_bytes(backend.lower(result.model, load_target("cpu"), "ort", Context()).read("model.onnx"))
 
 
 def theirs(source: Path, out: Path, count: int, method: str) -> None:

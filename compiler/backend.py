@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,20 @@ class Payload:
     timed: tuple[TimedChoice, ...] = ()
     regions: tuple[RegionRecord, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        content = self.files[name]
+        return content if isinstance(content, bytes) else content.read_bytes()
+
+    def move_to(self, folder: Path) -> dict[str, Path]:
+        """Put every file into a folder, once, and return where each lies."""
+        for name, content in self.files.items():
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+            else:
+                shutil.move(content, folder / name)
+        return {name: folder / name for name in self.files}
 
 
 class Executable(Protocol):

@@ -124,8 +124,7 @@ class Contenders:
         self._session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
         target = load_target("cpu")
         payload = CpuBackend().lower(self.model, target, "native", Context(target=target, engine_named=True))
-        for name, content in payload.files.items():
-            (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        payload.move_to(folder)
         loaded = CpuBackend().load(folder, "native", payload.options, 1)
         assert isinstance(loaded, NativeExecutable), "engine native gives one"
         self._native = loaded

@@ -73,11 +73,7 @@ def build(
         np.savez(draft / WANT, rows=rows, want=want)
         model = _rebatched(model, batch)
     payload = job.backend.lower(model, job.target, "tvm", job.ctx)
-    for name, content in payload.files.items():
-        if isinstance(content, bytes):
-            (draft / name).write_bytes(content)
-        else:
-            shutil.move(content, draft / name)
+    payload.move_to(draft)
     meta = {
         "workload": workload.name, "precision": precision, "batch": batch, "arch": arch, "tiny": tiny,
         "engine": payload.engine, "options": dict(payload.options), "notes": list(payload.notes),

@@ -141,8 +141,7 @@ def _difference(model: ir.Model, payload: Payload) -> str:
     feeds = random_inputs(signature_of(model), 7)
     with tempfile.TemporaryDirectory(prefix="pared-bench-") as name:
         folder = Path(name)
-        for file, data in payload.files.items():
-            (folder / file).write_bytes(data.read_bytes() if isinstance(data, Path) else data)
+        payload.move_to(folder)
         got = load(folder).run(feeds)
     want, bounds = evaluate(model, feeds), derive_bound(model, [feeds], seed=0)
     unlike = total = beyond = 0

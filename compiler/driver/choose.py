@@ -150,16 +150,10 @@ def _built(
 def _build(job: Job, model: ir.Model, variant: str, engine: str, scratch: Path) -> _Candidate:
     payload = job.backend.lower(model, job.target, engine, job.ctx)
     folder = Path(tempfile.mkdtemp(prefix=f"{engine}-", dir=scratch))
-    files: dict[str, bytes | Path] = {}
-    for name, content in payload.files.items():
-        files[name] = folder / name
-        if isinstance(content, Path):
-            content.rename(folder / name)
-        else:
-            (folder / name).write_bytes(content)
     # From here on only paths: the bytes need not lie in memory beside the loaded model.
+    files = payload.move_to(folder)
     payload = dataclasses.replace(payload, files=files)
-    size = sum((folder / name).stat().st_size for name in files)
+    size = sum(path.stat().st_size for path in files.values())
     if size > SPILLED_BYTES:
         release_memory()
     executable = job.backend.load(folder, engine, payload.options, job.recipe.threads)

@@ -33,7 +33,7 @@ from .divide import NATIVE, ORT, Division, divide
 from .draft import Draft
 from .engine import PLAN, plan_text
 from .extract import region_model
-from .parts import Workshop, as_bytes, part_of
+from .parts import Workshop, part_of
 from .samples import Samples
 
 REPORT = "regions.json"
@@ -187,8 +187,7 @@ def _best(times: Mapping[str, float], plans: Sequence[Candidate]) -> str:
 
 
 def _alone(shop: Workshop, samples: Samples) -> Run:
-    files = ort_engine.lower(shop.draft.model).files
-    executable = OrtExecutable(as_bytes(files[PAYLOAD]), shop.threads)
+    executable = OrtExecutable(ort_engine.lower(shop.draft.model).read(PAYLOAD), shop.threads)
     return lambda: executable.run(samples.inputs)
 
 

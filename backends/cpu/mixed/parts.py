@@ -100,7 +100,7 @@ class Workshop:
     def _ort(self, region: Region, stem: Path) -> BuiltRegion:
         payload = ort_engine.lower(region_model(self.draft, region))
         path = stem.with_suffix(".onnx")
-        path.write_bytes(as_bytes(payload.files[PAYLOAD]))
+        path.write_bytes(payload.read(PAYLOAD))
         return BuiltRegion("ort", path, False, names=payload.attachments[NAMES])
 
 
@@ -111,8 +111,3 @@ def _identity(region: Region, engine: str) -> _Identity:
 def part_of(region: Region, built: BuiltRegion, file: str) -> Part:
     """Return what the plan says of a region."""
     return Part(built.engine, file, region.inputs, region.outputs, built.batched)
-
-
-def as_bytes(content: bytes | Path) -> bytes:
-    """Return a file of a payload that is known to be small."""
-    return content if isinstance(content, bytes) else content.read_bytes()

@@ -36,8 +36,7 @@ def conv() -> ir.Model:
 
 
 def opened(payload: Payload, folder: Path, threads: int | None = 1) -> Executable:
-    for name, content in payload.files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    payload.move_to(folder)
     return CpuBackend().load(folder, payload.engine, payload.options, threads)
 
 

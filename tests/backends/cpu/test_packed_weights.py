@@ -100,8 +100,7 @@ def test_packed_weights_of_integer_layers_still_run_on_integers() -> None:
         "z": np.uint8(128),
     }
     model = parse(QDQ, "(float[1, 16, 6, 6] x) => (float[1, 32, 4, 4] y)", weights)
-    payload = ort_engine.lower(model).files["model.onnx"]
-    assert isinstance(payload, bytes)
+    payload = ort_engine.lower(model).read("model.onnx")
     assert len(payload) < 32 * 16 * 9 * 3 // 8 + 1500
     assert "QLinearConv" in [
         n.op_type for n in ort.optimized_model(ir.from_proto(_proto(payload))).graph.node
@@ -118,8 +117,7 @@ def test_signs_of_a_binary_layer_take_a_bit_each() -> None:
     scale = np.linspace(0.1, 1, 64, dtype=np.float32)[:, None]
     body = "b = qonnx.custom_op.general.BipolarQuant(w, s)\n y = Gemm<transB = 1>(x, b)"
     model = parse(body, "(float[1, 512] x) => (float[1, 64] y)", {"w": signs, "s": scale})
-    payload = ort_engine.lower(model).files["model.onnx"]
-    assert isinstance(payload, bytes)
+    payload = ort_engine.lower(model).read("model.onnx")
     assert len(payload) < 64 * 512 // 8 + 1500
     x = np.random.default_rng(1).normal(size=(1, 512)).astype(np.float32)
     got = ort.run_session(ort.make_session(payload), {"x": x})["y"]
@@ -132,8 +130,7 @@ def test_ternary_weights_with_a_scale_per_channel_take_two_bits_each() -> None:
     body = "b = qonnx.custom_op.general.Quant<narrow = 1>(w, s, z, n)\n y = Gemm<transB = 1>(x, b)"
     weights = {"w": codes * scale, "s": scale, "z": np.zeros((64, 1), np.float32), "n": np.float32(2)}
     model = parse(body, "(float[1, 512] x) => (float[1, 64] y)", weights)
-    payload = ort_engine.lower(model).files["model.onnx"]
-    assert isinstance(payload, bytes)
+    payload = ort_engine.lower(model).read("model.onnx")
     assert len(payload) < 64 * 512 // 4 + 1500
     x = np.random.default_rng(1).normal(size=(1, 512)).astype(np.float32)
     got = ort.run_session(ort.make_session(payload), {"x": x})["y"]

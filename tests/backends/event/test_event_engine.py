@@ -65,8 +65,7 @@ def test_equal_sources_give_equal_libraries():
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target, folder = load_target("event-cpu"), tmp_path_factory.mktemp("compiled")
     payload = EventBackend().lower(quantized("digits_mlp", 8), target, "graded", Context(target=target))
-    for name, content in payload.files.items():
-        (folder / name).write_bytes(content)
+    payload.move_to(folder)
     return folder
 
 

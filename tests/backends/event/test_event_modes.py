@@ -75,8 +75,7 @@ def test_modes_compile_as_engines_and_give_the_graded_output(tmp_path):
         payload = backend.lower(model, target, mode, Context(target=target))
         folder = tmp_path / mode
         folder.mkdir()
-        for name, content in payload.files.items():
-            (folder / name).write_bytes(content)
+        payload.move_to(folder)
         assert np.array_equal(backend.load(folder, mode, payload.options, None).run(inputs)["logits"], want)
     with pytest.raises(UnsupportedOp, match="3 thresholds"):
         backend.lower(model, target, "binary-t1", Context(target=target))

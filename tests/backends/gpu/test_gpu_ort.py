@@ -72,8 +72,7 @@ def test_nodes_that_a_provider_leaves_out_are_not_run_on_the_cpu() -> None:
 def test_a_payload_runs_and_checks_its_inputs(pretend: None, tmp_path: Path) -> None:
     target = load_target("gpu-cuda-sm90")
     payload = GpuBackend().lower(model(), target, "ort", Context())
-    for name, content in payload.files.items():
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    payload.move_to(tmp_path)
     loaded = GpuBackend().load(tmp_path, payload.engine, payload.options, None)
     x = np.array([[-1, 0, 2], [3, -4, 5]], np.float32)
     assert np.array_equal(loaded.run({"x": x})["y"], np.maximum(x, 0))

@@ -34,9 +34,7 @@ def test_the_registry_knows_it_by_its_name() -> None:
 def test_a_lowered_model_with_own_operators_runs_after_loading(tmp_path: Path, target: Target) -> None:
     backend = ReferenceBackend()
     payload = backend.lower(MODEL, target, "reference", Context())
-    for name, content in payload.files.items():
-        assert isinstance(content, bytes)
-        (tmp_path / name).write_bytes(content)
+    payload.move_to(tmp_path)
     executable = backend.load(tmp_path, "reference", payload.options, None)
     assert [port.name for port in executable.signature.inputs] == ["x"]
     got = executable.run({"x": np.float32([-3, 3])})["y"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,8 +44,7 @@ def test_every_device_names_a_source_for_cores_and_layers(device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_an_artifact_runs_here_and_says_that_it_is_modelled(device, tmp_path):
     payload = lowered("digits_mlp", 4, device, "placed")
-    for name, content in payload.files.items():
-        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
+    payload.move_to(tmp_path)
     found = EventBackend().load(tmp_path, payload.engine, payload.options, None).run({"image": images(4)})
     graph = read(quantized("digits_mlp", 4))
     want = reals(graph, graded(graph, {"image": images(4)}))

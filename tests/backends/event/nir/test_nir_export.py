@@ -213,8 +213,7 @@ def test_our_own_stepper_gives_the_integers_of_the_event_graph(name, bits, sampl
 def compiled(tmp_path_factory):
     target, folder = load_target("event-nir"), tmp_path_factory.mktemp("nir")
     payload = NirBackend().lower(quantized("digits_mlp", 4), target, "stepper", Context(target=target))
-    for name, content in payload.files.items():
-        (folder / name).write_bytes(content)
+    payload.move_to(folder)
     return folder
 
 

@@ -198,8 +198,7 @@ def test_a_network_is_compiled_and_runs(tmp_path):
     graph, target = NETWORKS["recurrent"], load_target("event-nir")
     model = import_model(to_onnx(make_plan(graph), "test")).model
     payload = NirBackend().lower(model, target, "stepper", Context(target=target))
-    for name, content in payload.files.items():
-        (tmp_path / name).write_bytes(content)
+    payload.move_to(tmp_path)
     loaded, x = NirBackend().load(tmp_path, "stepper", {}, None), spikes(graph)
     assert np.array_equal(loaded.run({"input": x})["output"], Stepper(make_plan(graph)).run(x))
     assert loaded.run({"input": x[:0]})["output"].shape == (0, 12, 4)
