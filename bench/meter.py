@@ -175,6 +175,18 @@ def pinned(threads: int | None) -> Iterator[tuple[int, ...]]:
         os.sched_setaffinity(0, before)
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector out of what is timed; afterwards it is as it was."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 @dataclass(frozen=True)
 class _Turn:
     wall_ms: list[float]
@@ -214,13 +226,8 @@ def _warm_up(run: Run, runs: int, limit: float) -> float:
 def _turn(run: Run, runs: int, seconds: float) -> _Turn:
     """Run once unmeasured, then `runs` times, and on until `seconds` have passed."""
     run()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():
         return _timed(run, runs, seconds)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _timed(run: Run, runs: int, seconds: float) -> _Turn:

@@ -6,16 +6,16 @@ The file is written before everything that may fail, so that a crash or a hang s
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
+from ..meter import uncollected
 from . import meter
 from .build import program_name
 from .candidate import Candidate, on_gpu, synchronize
@@ -136,23 +136,11 @@ def _peers(workload: Workload, batch: int, options: Options, record: Record) -> 
     return ready
 
 
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Keep Python's garbage collector out of what is timed."""
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
 def _measure(right: Mapping[str, Candidate], options: Options, record: Record) -> None:
     """Time all right candidates in turn; then each one's energy and kernels."""
     seconds = 0.05 if options.tiny else _TIMING
     rounds = 2 if options.tiny else _ROUNDS
+    gc.collect()
     with uncollected():
         times = meter.compare(
             right,

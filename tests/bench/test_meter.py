@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from pared.bench import meter
-from pared.bench.meter import Comparison, Latency, compare_latency, measure_latency, pinned, turn_order
+from pared.bench.meter import (
+    Comparison,
+    Latency,
+    compare_latency,
+    measure_latency,
+    pinned,
+    turn_order,
+    uncollected,
+)
 from pared.compiler.records import Origin
 
 
@@ -121,9 +129,26 @@ def test_progress_counts_turns() -> None:
 
 
 def test_an_error_in_a_candidate_passes_through_and_collection_is_back_on() -> None:
+    results = iter([1, 0])  # of the run that is not measured, and of the first that is
     with pytest.raises(ZeroDivisionError):
-        measure_latency(lambda: 1 // 0, iterations=1, warmup=0)
+        measure_latency(lambda: 1 // next(results), iterations=1, warmup=0)
     assert gc.isenabled()
+
+
+def test_nothing_is_collected_while_runs_are_measured() -> None:
+    seen: list[bool] = []
+    measure_latency(lambda: seen.append(gc.isenabled()), iterations=2, warmup=0)
+    assert seen == [True, False, False]
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_nothing_to_compare_is_a_fault_of_the_caller() -> None:
