@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from .backend import Backend, Port
 from .target import Target
@@ -92,11 +92,23 @@ class Blocker:
 
 @dataclass(frozen=True)
 class TargetCheck:
-    """Whether a target takes the whole model."""
+    """Whether a target takes every node.
+
+    Attributes:
+        beyond_nodes: what a compilation checks besides, of the model as a whole; empty where nothing is.
+    """
 
     target: str
     ok: bool
     blockers: tuple[Blocker, ...]
+    beyond_nodes: str = ""
+
+
+@runtime_checkable
+class JudgesWholes(Protocol):
+    """A backend whose `lower` refuses models that `supports` takes node by node; tells for what."""
+
+    beyond_nodes: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,8 @@ def check_target(model: ir.Model, target: Target, backend: Backend) -> TargetChe
         verdict = backend.supports(node, target)
         if not verdict.ok:
             found.append(Blocker(node.name or "", _op_name(node), verdict.reason))
-    return TargetCheck(target.name, not found, tuple(found))
+    beyond = backend.beyond_nodes if isinstance(backend, JudgesWholes) else ""
+    return TargetCheck(target.name, not found, tuple(found), beyond)
 
 
 def _histogram(model: ir.Model) -> dict[str, int]:

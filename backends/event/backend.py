@@ -54,6 +54,9 @@ class EventBackend:
     """Runs quantized feed-forward models by events; its engines are modes, see `modes.py`."""
 
     name: ClassVar[str] = "event"
+    beyond_nodes: ClassVar[str] = (
+        "that all between the layers is quantized, and on a device its cores, memory and accumulator bits"
+    )
 
     def supports(self, node: ir.Node, target: Target) -> Verdict:
         """Take operators that event layers are made of; what surrounds a node is judged by `lower`."""

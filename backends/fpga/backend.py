@@ -26,6 +26,9 @@ class FpgaBackend:
     """Integer hardware of quantized models, simulated here, routed where the open tools are installed."""
 
     name: ClassVar[str] = "fpga"
+    beyond_nodes: ClassVar[str] = (
+        "that all between the layers is quantized, and that it fits (pared estimate tells beforehand)"
+    )
     option_names: ClassVar[frozenset[str]] = option_names()
 
     def supports(self, node: ir.Node, target: Target) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,7 +134,22 @@ def _targets(report: InspectReport) -> RenderableType:
         (check.target, render.styled("yes", "good") if check.ok else render.styled("no", "bad"), _why(check))
         for check in report.targets
     ]
-    return render.table(["target", "takes it", "what blocks it"], rows, flexible="what blocks it")
+    return render.page(
+        render.table(["target", "takes it", "what blocks it"], rows, flexible="what blocks it"),
+        render.bullets(_beyond_nodes(report.targets)),
+    )
+
+
+def _beyond_nodes(checks: Sequence[TargetCheck]) -> list[str]:
+    """Say what a yes leaves open, once for all targets of which that is so."""
+    groups: dict[str, list[str]] = {}
+    for check in checks:
+        if check.ok and check.beyond_nodes:
+            groups.setdefault(check.beyond_nodes, []).append(check.target)
+    return [
+        f"{render.shortened(names, 2)}: judged node by node; compile also checks {checked}"
+        for checked, names in groups.items()
+    ]
 
 
 def _why(check: TargetCheck) -> str:

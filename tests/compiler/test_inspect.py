@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pared.compiler.backend import Verdict
 from pared.compiler.inspect import InspectReport, QuantFormat, inspect_model
+from pared.compiler.registry import BACKENDS
 from pared.compiler.target import Target
 from pared.compiler.target import Target as _Target
+from pared.targets import load_target
 
 CPU = Target(name="cpu", description="a CPU", backend="picky", engines=("none",))
 
@@ -161,3 +163,12 @@ def test_qonnx_in_an_old_spelling_is_told(tmp_path: Path) -> None:
     assert report.quantization.forms == ("QONNX",)
     assert report.ops["onnx.brevitas::Quant"] == 1
     assert [operand.bits for operand in report.quantization.layers[0].operands] == [4]
+
+
+def test_targets_that_judge_wholes_say_what_they_look_at(plain: Path) -> None:
+    backends = {name: BACKENDS[name]() for name in ("cpu", "event", "fpga")}
+    targets = [load_target(name) for name in ("cpu", "event-speck2f", "fpga-ecp5-25k")]
+    cpu, event, fpga = inspect_model(plain, None, targets, backends).targets
+    assert cpu.beyond_nodes == ""
+    assert "cores, memory" in event.beyond_nodes
+    assert "that it fits" in fpga.beyond_nodes

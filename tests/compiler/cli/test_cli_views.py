@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from pared.bench.bench import BenchReport, CandidateReport
 from pared.bench.meter import Latency, Ratio
-from pared.compiler.backend import Port, Signature
+from pared.compiler.backend import Signature
 from pared.compiler.cli import bench as bench_view
 from pared.compiler.cli import compile_view, verify_view
 from pared.compiler.cli import estimate as estimate_view
@@ -152,15 +152,17 @@ def test_a_bench_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def inspect_report(*checks: TargetCheck) -> InspectReport:
+    return InspectReport(
+        file=Path(__file__), file_bytes=1, sha256="0" * 64, external={}, ir_version=8, opset={"": 17},
+        producer="", inputs=(), outputs=(), nodes=1, ops={"Relu": 1}, parameters=0, weight_bytes=0, macs=0,
+        bops=0, dynamic=(), quantization=Quantization((), (), ()), targets=checks, notes=(),
+    )  # fmt: skip
+
+
 def test_blockers_group_by_operator_and_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     blockers = tuple(Blocker(f"{LONG}{i}", "LSTM", "no kernel") for i in range(4))
-    port = Port("x", "FLOAT", (1, "N"))
-    report = InspectReport(
-        file=Path("m.onnx"), file_bytes=10, sha256="0" * 64, external={}, ir_version=8, opset={"": 17},
-        producer="", inputs=(port,), outputs=(port,), nodes=4, ops={"LSTM": 4}, parameters=0, weight_bytes=0,
-        macs=0, bops=0, dynamic=(), quantization=Quantization((), (), ()),
-        targets=(TargetCheck("cpu", False, blockers),), notes=(),
-    )  # fmt: skip
+    report = inspect_report(TargetCheck("cpu", False, blockers))
     shown = text_of(inspect_view.show(report), monkeypatch)
     assert "4 nodes LSTM (e.g. functional_1" in shown
     assert max(map(len, shown.splitlines())) <= 80
@@ -171,6 +173,15 @@ def test_an_unknown_percentile_list_is_refused() -> None:
 
     with pytest.raises(PipelineError, match="not a list of numbers"):
         bench_view.parse_percentiles("50;90")
+
+
+def test_a_yes_for_nodes_says_what_compile_checks_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [TargetCheck(f"chip{i}", True, (), "its cores") for i in range(3)]
+    blocked = TargetCheck("tiny", False, (Blocker("n", "Relu", "no"),), "its pins")
+    report = inspect_report(TargetCheck("cpu", True, ()), blocked, *taken)
+    shown = " ".join(text_of(inspect_view.show(report), monkeypatch).split())
+    assert "chip0, chip1 and 1 more: judged node by node; compile also checks its cores" in shown
+    assert shown.count("node by node") == 1
 
 
 def estimate_report(*names: str) -> EstimateReport:
