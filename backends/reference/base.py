@@ -18,6 +18,15 @@ Integers = npt.NDArray[np.integer]
 
 REFERENCE_DOMAIN = "pared.reference"
 
+# Copies in another place, shape or type, and graphs: every engine gets the same.
+MOVING = frozenset({
+    "Cast", "CastLike", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
+    "DequantizeLinear", "Dropout", "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND",
+    "Identity", "If", "Loop", "NonZero", "OneHot", "Pad", "Range", "Reshape", "Scan", "ScatterElements",
+    "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where",
+})  # fmt: skip
+
 
 def is_float(array: npt.NDArray[np.generic]) -> bool:
     """Say whether the dtype is a float, the small ones of ml_dtypes included."""

@@ -15,19 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
-from .base import REFERENCE_DOMAIN, Array, is_float
+from .base import MOVING, REFERENCE_DOMAIN, Array, is_float
 from .windows import box_sums, make_window
 
 # Results are copies or choices of inputs, or exact: no rounding.
-EXACT = frozenset([
-    "Abs", "Cast", "Ceil", "Clip", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
-    "Dropout", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND",
-    "GlobalMaxPool", "Identity", "If", "Loop", "Max", "MaxPool", "Min", "Neg", "NonZero", "OneHot",
-    "Pad", "Range", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Round", "Scan", "ScatterElements",
-    "ScatterND", "Sign", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose",
-    "Trilu", "Unsqueeze", "Where", "DequantizeLinear", "Quant", "BipolarQuant", "MultiThreshold",
-    "Trunc",
-])  # fmt: skip
+EXACT = MOVING | {
+    "Abs", "Ceil", "Clip", "Floor", "GlobalMaxPool", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin",
+    "Relu", "Round", "Sign", "TopK", "Quant", "BipolarQuant", "MultiThreshold", "Trunc",
+}  # fmt: skip
 
 # Functions that engines approximate by polynomials: a few units of the value, and of 1 where that is the top.
 _APPROXIMATED = frozenset(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
-from .base import Array, Kernel, is_float, wide
+from .base import MOVING, Array, Kernel, is_float, wide
 
 _Any = npt.NDArray[np.generic]
 
@@ -25,14 +25,8 @@ WIDENED = frozenset({
     "ReduceProd", "ReduceSum", "ReduceSumSquare", "Reciprocal", "Selu", "Sigmoid", "Sin", "Sinh",
     "Softmax", "Softplus", "Softsign", "Sum", "Swish", "Tan", "Tanh",
 })  # fmt: skip
-# Copies in another place, shape or type, and graphs: any type goes through them as it is.
-COPYING = frozenset({
-    "Cast", "CastLike", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
-    "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Expand", "EyeLike", "Flatten", "Gather",
-    "GatherElements", "GatherND", "Identity", "If", "Loop", "NonZero", "OneHot", "Pad", "QuantizeLinear",
-    "Range", "Reshape", "Scan", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth",
-    "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
-})  # fmt: skip
+# Any type goes through these as it is.
+COPYING = MOVING | {"DynamicQuantizeLinear", "QuantizeLinear"}
 
 
 @functools.cache

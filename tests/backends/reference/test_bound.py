@@ -204,6 +204,17 @@ def test_arithmetic_on_whole_numbers_has_no_rounding_to_allow() -> None:
     assert derive_bound(m, [feeds], seed=0)["y"].atol == 0
 
 
+def test_a_cast_has_one_result_however_its_type_is_named() -> None:
+    def bound(cast: str) -> Bound:
+        text = f"""<ir_version: 10, opset_import: ["" : 21]>
+        g (float[8] x) => (float16[8] y) <float16[1] like = {{1}}> {{ y = {cast} }}"""
+        return derive_bound(
+            ir.from_onnx_text(text), [{"x": np.linspace(-3, 3, 8, dtype=np.float32)}], seed=0
+        )["y"]
+
+    assert bound("CastLike(x, like)") == bound("Cast<to = 10>(x)")
+
+
 def test_cancellation_widens_the_bound() -> None:
     m = text("g (float[1,64] x, float[64,1] w) => (float[1,1] y) { y = MatMul(x, w) }")
     x, w = np.full((1, 64), 1.1, np.float32), np.where(np.arange(64) % 2, 1, -1)[:, None].astype(np.float32)
