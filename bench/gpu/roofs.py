@@ -1,4 +1,8 @@
-"""Roofs of this device, measured: memory, float16 and int8 tensor cores."""
+"""Roofs of this device, measured: memory, float16 and int8 tensor cores.
+
+By torch, whose library takes the instructions of the chip (`wgmma` on sm_90). `backends/gpu/roofs.py`, which
+`pared bench` uses, needs the driver alone and does `mma.sync`: another roof.
+"""
 
 from __future__ import annotations
 
