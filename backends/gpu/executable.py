@@ -18,6 +18,7 @@ from .dlpack import HOST_PLACES, host_array, place_of
 from .driver import CudaDevice
 from .graphs import Graphs
 from .lanes import Lanes, port_bytes
+from .library import use_library
 from .meter import GpuMeter
 from .program import Launch, PortRecord, Program, fixed_signature
 from .tensors import Tensors
@@ -60,7 +61,8 @@ class GpuExecutable:
             "weights": device.allocate(len(weights)),
         }
         functions = _functions(device, images, [launch for p in programs for launch in p.launches])
-        self._graphs = Graphs(device, functions, bases)
+        products, self._note = use_library(device, programs)
+        self._graphs = Graphs(device, functions, bases, products)
         self._lanes = Lanes(device, programs, self._queue_own, 2 if self._batched else 1)
         self._tensors = Tensors(device, self._signature, self._lanes.all[0], self._graphs)
         device.upload(bases["weights"], np.frombuffer(weights, np.uint8))
@@ -79,7 +81,7 @@ class GpuExecutable:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not as it should be."""
-        return (self._graphs.trouble,) if self._graphs.trouble else ()
+        return tuple(note for note in (self._graphs.trouble, self._note) if note)
 
     def _queue_own(self, program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         self._graphs.queue(program, inputs, outputs, own=True)

@@ -6,13 +6,15 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from ...compiler.errors import ParedError
+from .cublaslt import FAILED
 from .device import Device
-from .program import Program
+from .library import Queue
+from .program import MatrixProduct, Program
 
 # Of the caller's addresses; a training or serving loop has few.
 _KEPT = 8
 # Recording fails with one of these where something else is in the way; launching one by one still works.
-_NOT_TRIED_AGAIN = ("cuda-failed",)
+_NOT_TRIED_AGAIN = ("cuda-failed", FAILED)
 
 _Key = tuple[int, ...]
 
@@ -24,13 +26,20 @@ class Graphs:
         device: where.
         functions: handles of all kernels.
         bases: addresses of working memory (`arena`) and constants (`weights`).
+        products: what a library does instead of kernels.
 
     Attributes:
         trouble: why launches are not recorded, empty while they are.
     """
 
-    def __init__(self, device: Device, functions: Mapping[str, int], bases: Mapping[str, int]) -> None:
-        self._device, self._functions, self._bases = device, functions, bases
+    def __init__(
+        self,
+        device: Device,
+        functions: Mapping[str, int],
+        bases: Mapping[str, int],
+        products: Mapping[MatrixProduct, Queue],
+    ) -> None:
+        self._device, self._functions, self._bases, self._products = device, functions, bases, products
         self._own: dict[_Key, int | None] = {}
         self._lent: OrderedDict[_Key, int | None] = OrderedDict()
         self.trouble = ""
@@ -82,6 +91,10 @@ class Graphs:
         ]
         for step in program.launches:
             buffers = [addresses[index] for index in step.buffers]
+            queue = self._products.get(step.product) if step.product else None
+            if queue is not None:
+                queue(buffers)
+                continue
             self._device.launch(
                 self._functions[step.kernel], step.grid, step.block, step.shared_bytes, buffers
             )

@@ -13,7 +13,7 @@ from ...compiler.errors import ArtifactError, MissingTool, PipelineError
 from .device import Device
 from .driver import open_driver
 from .executable import GpuExecutable
-from .program import CODE, EMULATION, FORMAT, PROGRAM, WEIGHTS, Programs
+from .program import CODE, EMULATION, FORMAT, FORMATS, PROGRAM, WEIGHTS, Programs
 
 # Index of the device that runs artifacts, or `emulated`.
 VARIABLE = "PARED_CUDA_DEVICE"
@@ -47,14 +47,21 @@ def load(folder: Path, device: int | str | None = None) -> GpuExecutable:
 def read_programs(folder: Path) -> Programs:
     """Read what is launched; raises `ArtifactError`."""
     try:
-        programs = Programs.model_validate_json((folder / PROGRAM).read_bytes())
+        text = (folder / PROGRAM).read_bytes()
+        version = _Format.model_validate_json(text).version
+        if version in FORMATS:
+            return Programs.model_validate_json(text)
     except (OSError, pydantic.ValidationError) as err:
         raise _damaged(folder, err) from err
-    if programs.version != FORMAT:
-        raise ArtifactError(
-            "gpu-payload", f"format {programs.version}, this is {FORMAT}", "use the version that wrote it"
-        )
-    return programs
+    raise ArtifactError(
+        "gpu-payload", f"format {version}, this is {FORMAT}", "use the version of pared that wrote it"
+    )
+
+
+class _Format(pydantic.BaseModel):
+    """What every format has."""
+
+    version: int
 
 
 def _damaged(folder: Path, err: Exception) -> ArtifactError:

@@ -55,7 +55,7 @@ def lower(model: ir.Model, target: Target, decisions: Mapping[str, str] | None =
     choices = choose_on_device(functions, arch, decisions)
     kernels = build(functions, arch, choices.wanted)
     programs, weights = make_programs(calls, kernels.functions, signature_of(model), arch, batched=batched)
-    stored = Programs(programs=programs).model_dump_json().encode()
+    stored = Programs(programs=programs).model_dump_json(exclude_none=True).encode()
     files = {"model.onnx": to_bytes(model), PROGRAM: stored, WEIGHTS: weights}
     for name, source, contract in zip(CODE, kernels.sources, (True, False), strict=True):
         files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
@@ -126,7 +126,7 @@ def _report(programs: Sequence[Program]) -> dict[str, object]:
     arena = max(program.arena_bytes for program in programs)
     launches = {
         str(program.inputs[0].shape[0] if program.batched else "fixed"): [
-            launch.model_dump(exclude={"buffers"}) for launch in program.launches
+            launch.model_dump(exclude={"buffers"}, exclude_none=True) for launch in program.launches
         ]
         for program in programs
     }

@@ -51,7 +51,7 @@ def _program(
     launches = tuple(
         Launch(
             kernel=kernel.name, image=kernel.image, grid=kernel.grid, block=kernel.block,
-            shared_bytes=kernel.shared_bytes,
+            shared_bytes=kernel.shared_bytes, product=kernel.product,
             buffers=tuple(index[buffers[parameter]] for parameter in kernel.parameters),
         )
         for step, buffers in layout.steps for kernel in functions[step.function].kernels

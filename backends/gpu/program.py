@@ -15,7 +15,9 @@ import pydantic
 from ...compiler.backend import Port, Signature
 
 Dims = tuple[int, int, int]
-FORMAT = 2
+# 3 has products that a library may do; what 2 says means the same in 3.
+FORMAT = 3
+FORMATS = (2, FORMAT)
 
 # An artifact's files.
 PROGRAM, WEIGHTS = "model.json", "model.weights"
@@ -43,6 +45,31 @@ class Place(_Record):
     offset: int = pydantic.Field(ge=0)
 
 
+class MatrixProduct(_Record):
+    """What a kernel computes, where a library may do it: C[i, j] = sum over k of A[i, k] B[k, j], rows dense.
+
+    Attributes:
+        dtype, result: of A and B; of C.
+        rows, columns, depth: how many i, j and k.
+        b_by_columns: B lies as [j, k], else as [k, j].
+        a, b, c: which of the kernel's buffers they are.
+        version: of the library, as it numbers itself, that was timed as the fastest.
+        rank: which of its algorithms, in the order in which it proposes them.
+    """
+
+    dtype: str
+    result: str
+    rows: int = pydantic.Field(ge=1)
+    columns: int = pydantic.Field(ge=1)
+    depth: int = pydantic.Field(ge=1)
+    b_by_columns: bool
+    a: int = pydantic.Field(ge=0)
+    b: int = pydantic.Field(ge=0)
+    c: int = pydantic.Field(ge=0)
+    version: int
+    rank: int = pydantic.Field(ge=0)
+
+
 class Launch(_Record):
     """One kernel launch.
 
@@ -52,6 +79,7 @@ class Launch(_Record):
         grid, block: sizes, x first.
         shared_bytes: dynamic shared memory.
         buffers: its arguments, by index into `Program.places`.
+        product: what it computes, where a library was faster; the kernel runs where the library is not.
     """
 
     kernel: str
@@ -60,6 +88,7 @@ class Launch(_Record):
     block: Dims
     shared_bytes: int = pydantic.Field(ge=0)
     buffers: tuple[int, ...]
+    product: MatrixProduct | None = None
 
 
 class PortRecord(_Record):
@@ -149,6 +178,7 @@ class Kernel:
         image: 0 where sums and products of floats may be contracted, 1 where each rounds once.
         grid, block, shared_bytes: as in `Launch`.
         parameters: names of the function's buffers.
+        product: as in `Launch`.
     """
 
     name: str
@@ -157,6 +187,7 @@ class Kernel:
     block: Dims
     shared_bytes: int
     parameters: tuple[str, ...]
+    product: MatrixProduct | None = None
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,21 @@ def test_damaged_programs_are_refused(folder: Path, text: str) -> None:
     assert caught.value.reason == "gpu-payload"
 
 
+def test_a_program_of_the_format_before_runs(folder: Path) -> None:
+    text = (folder / PROGRAM).read_text().replace('"version":3', '"version":2').replace(',"product":null', "")
+    assert '"version":2' in text
+    assert "product" not in text
+    (folder / PROGRAM).write_text(text)
+    assert np.array_equal(loading.load(folder).run({"x": rows(1)})["y"], want(rows(1)))
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_another_format_is_named_whatever_it_holds(folder: Path, version: int) -> None:
+    (folder / PROGRAM).write_text(f'{{"version": {version}, "launches": []}}')
+    with pytest.raises(ArtifactError, match=f"format {version}, this is 3"):
+        loading.load(folder)
+
+
 _LIGHT = """
 import sys
 from pathlib import Path
