@@ -12,14 +12,11 @@ import onnx_ir as ir
 
 from ...compiler.errors import UnsupportedOp
 from .program import Step, Tensor
+from .views import is_view
 
 if TYPE_CHECKING:
     import tvm
     from tvm import relax, tirx
-
-
-# Parameters of a function that reads one buffer and writes another.
-_IN_AND_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     from .emit.lowbit_sparse import use_sparse_products
     from .emit.rules import RULES
     from .emit.walk import emit_model
+    from .narrow import dequantize_late
 
     draft = model.clone()
     use_integer_layers(draft)
@@ -76,10 +74,10 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
-        relax.transform.FuseTIR(),
-        relax.transform.DeadCodeElimination(),
     ]
-    return tvm.transform.Sequential(passes)(emit_model(draft, RULES))
+    grouped = dequantize_late(tvm.transform.Sequential(passes)(emit_model(draft, RULES)))
+    fuse = [relax.transform.FuseTIR(), relax.transform.DeadCodeElimination()]
+    return tvm.transform.Sequential(fuse)(grouped)
 
 
 def calls_of(module: tvm.IRModule) -> Calls:
@@ -118,21 +116,7 @@ def _views(module: tvm.IRModule) -> frozenset[str]:
     from tvm import tirx
 
     return frozenset(
-        g.name_hint for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc) and _is_view(f)
-    )
-
-
-def _is_view(function: tirx.PrimFunc) -> bool:
-    """Tell whether a function only reshapes, once or several times (the name is that of TVM's operator)."""
-    from tvm import relax
-
-    from .schedules.gemm_form import leaf_blocks
-
-    if len(function.params) != _IN_AND_OUT:
-        return False
-    names = [str(block.name_hint) for block in leaf_blocks(function)]
-    return all(name.startswith("T_reshape") for name in names) or bool(
-        relax.analysis.has_reshape_pattern(function)
+        g.name_hint for g, f in module.functions.items() if isinstance(f, tirx.PrimFunc) and is_view(f)
     )
 
 
