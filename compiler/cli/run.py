@@ -97,7 +97,7 @@ def show_events(report: EventReport) -> RenderableType:
     rate = report.events_per_second
     counters = [(name.replace("_", " "), f"{count}") for name, count in report.counts.items() if count]
     return render.page(
-        render.table(["counter", "number"], counters, flexible="counter"),
+        render.table(["counter", "number"], counters, flexible="counter") if counters else None,
         render.bullets(report.notes),
         f"{plural(report.steps, 'step')} in {report.seconds:.3f} s"
         + (f", {rate:.3g} events/s" if rate else "")

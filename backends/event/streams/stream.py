@@ -142,7 +142,7 @@ class Stream:
             raise DataError(
                 "event-frame",
                 f"a frame of {frame.dtype}{list(frame.shape)}; input {entry.name!r} takes {wanted} numbers",
-                f"give frames of shape {entry.fed or entry.shape}",
+                f"give frames of shape {entry.fed or entry.shape}; a table of events is a .npz of x, y, t, p",
             )
         before = self._deltas.totals()[0]
         found = self._run(self._encoded(frame))
