@@ -54,6 +54,12 @@ class Product:
         """Return how long a direction is."""
         return prod(axis.extent for axis in self.axes if axis.role == role)
 
+    @property
+    def innermost(self) -> int:
+        """Number of the innermost axis of k that is longer than one, or of the last."""
+        along_k = [number for number, axis in enumerate(self.axes) if axis.role == "k"]
+        return max((number for number in along_k if self.axes[number].extent > 1), default=along_k[-1])
+
     def width(self, side: int) -> int:
         """Return the bytes of an element of an operand."""
         return element_bytes(self.dtypes[side])
@@ -165,10 +171,20 @@ def _axis(block: s_tir.SBlock, number: int, sides: Sides) -> Axis | None:
         (True, True, True): "s", (True, False, True): "i", (False, True, True): "j", (True, True, False): "k",
     }  # fmt: skip
     extent = int(block.iter_vars[number].dom.extent)
-    role = roles.get((number in sides[0], number in sides[1], number in sides[2]))
-    if extent == 1 and role is None:
-        role = "i" if number in sides[2] else "k"
+    used = (number in sides[0], number in sides[1], number in sides[2])
+    role = roles.get(used)
+    if extent == 1 and role in (None, "k"):
+        role = _role_of_one(block.iter_vars[number], used)
     return Axis(role, extent) if role is not None else None
+
+
+def _role_of_one(axis: tirx.IterVar, used: tuple[bool, bool, bool]) -> Role:
+    """Return a role for an axis of length one: summed axes and kept ones cannot be fused."""
+    from tvm import tirx
+
+    if axis.iter_type == tirx.IterVar.CommReduce and not used[2]:
+        return "k"
+    return "s" if used[0] and used[1] else "i"
 
 
 def _run(region: tirx.BufferRegion, variables: list[tirx.Var], axes: tuple[Axis, ...]) -> tuple[int, Role]:

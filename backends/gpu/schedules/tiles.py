@@ -8,8 +8,12 @@ L2; times the number of rounds in which the chip works the blocks off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from .base import Chip
+
+# Batch, i, j, k.
+Size: TypeAlias = tuple[int, int, int, int]
 
 # Per SM and clock of an A100 (NVIDIA's whitepaper): multiply-adds of 16-bit operands on tensor cores, bytes
 # of shared memory, and bytes of L2 (5120 per clock for 108 SMs).
@@ -40,7 +44,9 @@ class Tile:
         return self.warps_i * self.warps_j
 
 
-# i, j, warps along i, warps along j; k is 64 bytes.
+# Bytes of one step along k.
+DEPTH_BYTES = 64
+# i, j, warps along i, warps along j.
 _SHAPES = (
     (128, 128, 4, 2),
     (128, 64, 4, 2),
@@ -54,7 +60,18 @@ _SHAPES = (
 )
 
 
-def clocks(tile: Tile, size: tuple[int, int, int, int], width: int, chip: Chip) -> float:
+def blocks(tile: Tile, size: Size) -> int:
+    """Return how many tiles a product's results take; `size` as in `clocks`."""
+    s, i, j, _ = size
+    return s * -(-i // tile.i) * -(-j // tile.j)
+
+
+def exchanged(count: int, chip: Chip) -> float:
+    """Return the estimated clocks of a second kernel, and of `count` sums of 32 bits on the way to it."""
+    return _OVERHEAD + 2 * 4 * count / (chip.sms * _L2_BYTES)
+
+
+def clocks(tile: Tile, size: Size, width: int, chip: Chip) -> float:
     """Return the estimated clocks of a product.
 
     Args:
@@ -63,20 +80,18 @@ def clocks(tile: Tile, size: tuple[int, int, int, int], width: int, chip: Chip) 
         width: bytes of an operand's element.
         chip: number of SMs.
     """
-    s, i, j, k = size
-    steps = -(-k // tile.k)
+    steps = -(-size[3] // tile.k)
     macs = tile.i * tile.j * tile.k * width / 2 / _MACS_16BIT
     warp_rows, warp_columns = tile.i // tile.warps_i, tile.j // tile.warps_j
     shared = tile.warps * (warp_rows + warp_columns) * tile.k * width / _SHARED_BYTES
     fetched = (tile.i + tile.j) * tile.k * width / _L2_BYTES
     # Fewer than four warps do not keep the four tensor cores of an SM busy.
     step = max(macs * max(1.0, 4 / tile.warps), shared, fetched)
-    blocks = s * -(-i // tile.i) * -(-j // tile.j)
-    return -(-blocks // chip.sms) * (steps * step + _OVERHEAD)
+    return -(-blocks(tile, size) // chip.sms) * (steps * step + _OVERHEAD)
 
 
-def ranked(size: tuple[int, int, int, int], width: int, chip: Chip) -> list[Tile]:
+def ranked(size: Size, width: int, chip: Chip) -> list[Tile]:
     """Return all tiles, those with the fewest estimated clocks first; of equals the largest."""
-    depth = 64 // width
+    depth = DEPTH_BYTES // width
     tiles = [Tile(i, j, depth, wi, wj) for i, j, wi, wj in _SHAPES]
     return sorted(tiles, key=lambda tile: clocks(tile, size, width, chip))

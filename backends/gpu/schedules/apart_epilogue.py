@@ -1,0 +1,51 @@
+"""The second half of a product that is apart: parts are summed in order, then everything behind it.
+
+for every few neighbours along j (one thread):
+    sums of the parts, 16 bytes at a time -> bias, rounding, residual, activation -> device memory
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING
+
+from .inline import inline_into_writers
+
+if TYPE_CHECKING:
+    from tvm import s_tir, tirx
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+_VECTOR, _THREADS = 4, 128
+# Loops that stand for blocks and for threads.
+_OUTER = 2
+
+
+def map_epilogue(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Map the second half of `apart.halve` to threads; raises what TVM's schedules raise."""
+    from tvm import s_tir
+
+    schedule = s_tir.Schedule(function)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    (sums,) = [block for block in blocks if schedule.get(block).init is not None]
+    result = schedule.cache_write(sums, 0, "local")
+    inline_into_writers(schedule, result)
+    *rows, columns = schedule.get_loops(result)
+    vector = gcd(int(schedule.get(columns).extent), _VECTOR)
+    columns, inner = schedule.split(columns, [None, vector])
+    grid, thread = schedule.split(schedule.fuse(*rows, columns), [None, _THREADS])
+    schedule.bind(grid, "blockIdx.x")
+    schedule.bind(thread, "threadIdx.x")
+    schedule.unroll(inner)
+    _add_up(schedule, sums, thread)
+    return schedule.mod["main"]
+
+
+def _add_up(schedule: s_tir.Schedule, sums: SBlockRV, thread: LoopRV) -> None:
+    """Sum the parts of a thread's results, whole vectors of them, in registers."""
+    schedule.compute_at(sums, thread, preserve_unit_loops=True)
+    part, *_, inner = schedule.get_loops(sums)[_OUTER:]
+    read = schedule.cache_read(sums, 0, "local")
+    schedule.compute_at(read, part, preserve_unit_loops=True)
+    schedule.vectorize(schedule.get_loops(read)[-1])
+    schedule.unroll(inner)
+    schedule.decompose_reduction(sums, part)
