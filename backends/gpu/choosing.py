@@ -1,5 +1,6 @@
 """Which schedule a function gets where a device can tell: the fastest that computes the same.
 
+Where cuBLASLt is installed beside the device, its algorithms are timed too; nothing else chooses it.
 Without a device the table's static choice stands (`schedules/table.py`). Times are kept between compilations
 by the function's text and the device (`compiler/timing_cache.py`); a rebuild repeats the recorded choices.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -19,9 +20,13 @@ from ...compiler.cuda import cuda_devices, runs_on
 from ...compiler.errors import ParedError
 from ...compiler.records import Metric, Origin
 from ...compiler.timing_cache import TimingCache
+from .by_library import LibraryChoice, around_product, by_library, product_of_library, read_choice
+from .cublaslt import NAME, version_text
 from .driver import CudaDevice, open_driver
 from .kernels import generate, sums_floats
+from .library import Queue, open_library
 from .nvcc import compile_cubin
+from .program import DeviceFunction, MatrixProduct
 from .schedules import lowbit
 from .schedules.base import chip_of
 from .schedules.table import alternatives
@@ -47,6 +52,7 @@ class Choices:
         times: function -> schedule -> seconds.
         device: what timed them; empty where nothing did.
         trouble: why some were not timed; empty where all were.
+        library: why cuBLASLt was not timed; empty where it was, or no device was there.
     """
 
     wanted: dict[str, str] = field(default_factory=dict)
@@ -54,6 +60,7 @@ class Choices:
     times: dict[str, Times] = field(default_factory=dict)
     device: str = ""
     trouble: str = ""
+    library: str = ""
 
     def attachments(self) -> dict[str, str]:
         """Return the file that a rebuild reads; none when nothing was chosen."""
@@ -103,6 +110,28 @@ def key_of(function: tirx.PrimFunc) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What may compute a function.
+
+    Attributes:
+        function: unscheduled.
+        schedules: it, scheduled, by name; the static choice first.
+        around: it, scheduled so that `proposed` may do its first kernel; None where that is empty.
+        proposed: the library's algorithms.
+    """
+
+    function: tirx.PrimFunc
+    schedules: Functions
+    around: tirx.PrimFunc | None
+    proposed: Sequence[LibraryChoice]
+
+    @property
+    def names(self) -> list[str]:
+        """As decisions and reports name them."""
+        return [*self.schedules, *(choice.name for choice in self.proposed)]
+
+
 class _Chooser:
     """Times on one device."""
 
@@ -110,9 +139,10 @@ class _Chooser:
         self._device, self._arch, self._cache = device, arch, cache
         versions = f"pared {metadata.version('pared')} apache-tvm {metadata.version('apache-tvm')}"
         self._circumstances = f"{device.name} {arch} {versions}"
+        self._library, self._missing = open_library(device)
 
     def choose(self, functions: Functions) -> Choices:
-        found = Choices(device=f"{self._device.name} ({self._device.arch})")
+        found = Choices(device=f"{self._device.name} ({self._device.arch})", library=self._missing)
         for name, function in functions.items():
             if lowbit.is_written(function):
                 continue
@@ -134,16 +164,16 @@ class _Chooser:
 
     def _times(self, function: tirx.PrimFunc) -> Times:
         """Return seconds by schedule, the static choice first; those that compute something else left out."""
-        options = dict(alternatives(function.with_attr("global_symbol", "main"), chip_of(self._arch)))
-        if len(options) < 2:
+        options = self._options(function.with_attr("global_symbol", "main"))
+        if len(options.names) < 2:
             return {}
-        keys = {name: self._key(function, name) for name in options}
+        keys = {name: self._key(function, name) for name in options.names}
         known = {name: self._cache.get(key) for name, key in keys.items()}
         times = {name: seconds for name, seconds in known.items() if seconds is not None}
-        if len(times) < len(options):
+        if len(times) < len(keys):
             # All of them again: only times of one spell of the device can be compared.
-            times = self._measured(function, options)
-            for name in options:
+            times = self._measured(options)
+            for name in keys:
                 self._cache.put(keys[name], times.get(name, _WRONG))
         right = {name: seconds for name, seconds in times.items() if seconds != _WRONG}
         if not right:
@@ -152,22 +182,49 @@ class _Chooser:
             )
         return right
 
+    def _options(self, function: tirx.PrimFunc) -> _Options:
+        chip = chip_of(self._arch)
+        product = product_of_library(function) if self._library is not None else None
+        around = around_product(function, chip) if product is not None else None
+        proposed: list[LibraryChoice] = []
+        if self._library is not None and product is not None and around is not None:
+            count = len(self._library.algorithms(product, _ALGORITHMS))
+            proposed = [LibraryChoice(self._library.version, rank) for rank in range(count)]
+        schedules = dict(alternatives(function, chip))
+        return _Options(function, schedules, around if proposed else None, proposed)
+
     def _key(self, function: tirx.PrimFunc, option: str) -> str:
         parts = (key_of(function), option, self._circumstances)
         return f"gpu {hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:32]}"
 
-    def _measured(self, function: tirx.PrimFunc, options: Functions) -> Times:
-        names = {f"option{number}": name for number, name in enumerate(options)}
-        scheduled = {own: options[name].with_attr("global_symbol", own) for own, name in names.items()}
-        contract = sums_floats(function)
-        sources, launches = generate(scheduled, self._arch, set(names) if contract else ())
-        kernels = [kernel.name for made in launches.values() for kernel in made.kernels]
+    def _measured(self, options: _Options) -> Times:
+        names = {f"option{number}": name for number, name in enumerate(options.schedules)}
+        scheduled = {own: options.schedules[name] for own, name in names.items()}
+        if options.around is not None:
+            scheduled[_AROUND] = options.around
+        scheduled = {own: f.with_attr("global_symbol", own) for own, f in scheduled.items()}
+        contract = sums_floats(options.function)
+        sources, made = generate(scheduled, self._arch, set(scheduled) if contract else ())
+        kernels = [kernel.name for function in made.values() for kernel in function.kernels]
         image = compile_cubin(sources[0] or sources[1], self._arch, contract=contract)
+        by_name = {name: made[own] for own, name in names.items()}
+        by_name |= {c.name: by_library(made[_AROUND], options.function, c) for c in options.proposed}
         with self._device.loaded(image, kernels) as handles:
-            by_name = {names[own]: made for own, made in launches.items()}
-            return run_trial(Trial(function, by_name, handles), self._device)
+            return run_trial(Trial(options.function, by_name, handles, self._queues(by_name)), self._device)
+
+    def _queues(self, options: Mapping[str, DeviceFunction]) -> dict[MatrixProduct, Queue]:
+        """Return how the library does the products of options."""
+        if self._library is None:
+            return {}
+        products = [kernel.product for made in options.values() for kernel in made.kernels]
+        ready = {product: self._library.ready(product) for product in products if product is not None}
+        return {product: queue for product, queue in ready.items() if queue is not None}
 
 
+# The function whose first kernel the library stands in for, in generated code.
+_AROUND = "around"
+# As many of the library's algorithms are timed.
+_ALGORITHMS = 3
 # In the cache: a schedule that computed something else.
 _WRONG = -1.0
 
@@ -185,10 +242,20 @@ def pick(times: Mapping[str, float]) -> str:
 
 def note_of(choices: Choices, arch: str) -> str:
     """Return what the artifact says about how its kernels were chosen."""
-    if not choices.device:
-        if choices.made:
-            return f"kernels are those of the artifact that is built again, for {arch}"
-        return f"kernels are the static choice for {arch}; no device timed them"
-    count = len(choices.times)
-    said = f"{count} of the functions have alternatives and were timed on {choices.device}"
-    return f"{said}; {choices.trouble}" if choices.trouble else said
+    if choices.device:
+        count = len(choices.times)
+        said = f"{count} of the functions have alternatives and were timed on {choices.device}"
+    elif choices.made:
+        said = f"kernels are those of the artifact that is built again, for {arch}"
+    else:
+        said = f"kernels are the static choice for {arch}; no device timed them"
+    parts = (said, _library_note(choices.wanted), choices.library, choices.trouble)
+    return "; ".join(part for part in parts if part)
+
+
+def _library_note(wanted: Mapping[str, str]) -> str:
+    """Return which library was the fastest, and how often; empty where none was."""
+    chosen = [choice for choice in map(read_choice, wanted.values()) if choice is not None]
+    versions = sorted({version_text(choice.version) for choice in chosen})
+    by = f"{NAME} {', '.join(versions)}"
+    return f"{len(chosen)} are products by {by} where it is installed" if chosen else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ...compiler.errors import ParedError
 from .cublaslt import FAILED
 from .device import Device
-from .library import Queue
+from .library import Queue, queued
 from .program import MatrixProduct, Program
 
 # Of the caller's addresses; a training or serving loop has few.
@@ -91,10 +91,7 @@ class Graphs:
         ]
         for step in program.launches:
             buffers = [addresses[index] for index in step.buffers]
-            queue = self._products.get(step.product) if step.product else None
-            if queue is not None:
-                queue(buffers)
-                continue
-            self._device.launch(
-                self._functions[step.kernel], step.grid, step.block, step.shared_bytes, buffers
-            )
+            if not queued(self._products, step.product, buffers):
+                self._device.launch(
+                    self._functions[step.kernel], step.grid, step.block, step.shared_bytes, buffers
+                )

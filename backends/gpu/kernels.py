@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .by_library import around_product, by_library, read_choice
 from .program import DeviceFunction, Dims, Kernel, Tensor
 from .schedules import lowbit
 from .schedules.base import Chip, chip_of, target_of
@@ -59,6 +60,9 @@ def schedule(
 def _wanted(function: tirx.PrimFunc, chip: Chip, name: str | None) -> tuple[str, tirx.PrimFunc] | None:
     if name is None:
         return None
+    if read_choice(name) is not None:
+        around = around_product(function, chip)
+        return None if around is None else (name, around)
     return next((pair for pair in alternatives(function, chip) if pair[0] == name), None)
 
 
@@ -73,6 +77,9 @@ def build(
     mapped = {name: f for name, f in functions.items() if name not in written}
     scheduled, choices = schedule(mapped, arch, wanted)
     sources, found = generate(scheduled, arch, {name for name, f in mapped.items() if sums_floats(f)})
+    for name, choice in choices.items():
+        if (library := read_choice(choice)) is not None:
+            found[name] = by_library(found[name], mapped[name], library)
     texts = lowbit.sources(written)
     found |= {name: lowbit.device_function(name, f) for name, f in written.items()}
     choices |= {name: lowbit.schedule_of(f) for name, f in written.items()}

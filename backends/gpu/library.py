@@ -222,6 +222,16 @@ def open_library(device: CudaDevice) -> tuple[Library | None, str]:
         return None, f"{NAME} {version_text(api.version)} does not run here: {err.message}"
 
 
+def queued(
+    products: Mapping[MatrixProduct, Queue], product: MatrixProduct | None, buffers: Sequence[int]
+) -> bool:
+    """Let the library do a launch, where the launch is a product of its; False: the kernel has to."""
+    queue = products.get(product) if product is not None else None
+    if queue is not None:
+        queue(buffers)
+    return queue is not None
+
+
 def use_library(device: Device, programs: Sequence[Program]) -> tuple[dict[MatrixProduct, Queue], str]:
     """Return how to queue those products of programs that the library does, and what is not as it was timed.
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...compiler.backend import Array
+from ...compiler.errors import ParedError
+from .cublaslt import FAILED
 from .driver import CudaDevice
-from .program import DeviceFunction, Tensor
+from .library import Queue, queued
+from .program import DeviceFunction, MatrixProduct, Tensor
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -31,11 +34,13 @@ class Trial:
         function: unscheduled.
         options: name of a schedule -> how its kernels are launched, the function's outputs last.
         handles: of all kernels, by name.
+        products: what a library does instead of kernels.
     """
 
     function: tirx.PrimFunc
     options: Mapping[str, DeviceFunction]
     handles: Mapping[str, int]
+    products: Mapping[MatrixProduct, Queue] = field(default_factory=dict)
 
 
 def run_trial(
@@ -60,9 +65,13 @@ def run_trial(
         for name, option in trial.options.items():
             _upload(device, buffers, arrays)
             addresses = _addresses(device, option, buffers, stack)
-            _launch(device, trial, option, addresses)
-            if _agrees(device, buffers, wanted):
-                graphs[name] = _recorded(device, trial, option, addresses, stack)
+            try:
+                _launch(device, trial, option, addresses)
+                if _agrees(device, buffers, wanted):
+                    graphs[name] = _recorded(device, trial, option, addresses, stack)
+            except ParedError as err:
+                if err.reason != FAILED:  # an algorithm that its library does not run is left out
+                    raise
         return _timed(device, graphs)
 
 
@@ -123,7 +132,9 @@ def _addresses(
 def _launch(device: CudaDevice, trial: Trial, option: DeviceFunction, addresses: Mapping[str, int]) -> None:
     for kernel in option.kernels:
         given = [addresses[parameter] for parameter in kernel.parameters]
-        device.launch(trial.handles[kernel.name], kernel.grid, kernel.block, kernel.shared_bytes, given)
+        if not queued(trial.products, kernel.product, given):
+            handle = trial.handles[kernel.name]
+            device.launch(handle, kernel.grid, kernel.block, kernel.shared_bytes, given)
 
 
 def _recorded(
