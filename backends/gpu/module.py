@@ -59,6 +59,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     from .emit.rules import RULES
     from .emit.walk import emit_model
     from .narrow import dequantize_late
+    from .signed import keep_signed
 
     draft = model.clone()
     use_integer_layers(draft)
@@ -69,6 +70,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     use_sparse_products(draft)
     expand_custom_ops(draft)
     RemoveUnusedNodesPass()(draft)
+    keep_signed(draft)
     passes = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
