@@ -20,7 +20,7 @@ from ..compiler.machine import Machine, find_machine
 from ..compiler.ort import usable_cores
 from ..compiler.records import Metric, Origin
 from ..compiler.runtime import load
-from ..compiler.target import Target
+from ..compiler.simulated import simulation_of
 from .device_meter import Work, device_metrics
 from .energy import measure_energy
 from .meter import PERCENTILES, Comparison, Latency, Progress, Ratio, compare_latency, pinned
@@ -150,15 +150,12 @@ def bench_artifact(
 
 def _check_device(artifact: Artifact) -> None:
     """Refuse to time a simulation: for another device than this machine, that is what runs here."""
-    target, machine = Target.from_json(artifact.manifest.target.resolved), find_machine()
-    if target.is_for(machine):
-        return
-    raise TargetError(
-        "bench-elsewhere",
-        f"the artifact is for {target.isa.arch}, this machine is {machine.name}: what runs here is a "
-        "simulation, and its time says nothing about the device",
-        "read its reports/ (pared inspect), or measure on the device",
-    )
+    for simulated in simulation_of(artifact):
+        raise TargetError(
+            "bench-elsewhere",
+            f"{simulated}, and its time says nothing about the device",
+            "measure on the device; the artifact's reports/ hold what is known without it",
+        )
 
 
 def _on_device(

@@ -14,6 +14,7 @@ from .errors import DataError
 from .event_files import Recording, open_recording
 from .run_file import write_npz
 from .runtime import load
+from .simulated import simulation_of
 from .streams import EventStream, StreamStep
 
 Progress = Callable[[str, int, int], None]
@@ -61,6 +62,7 @@ def run_events(
         seconds = time.perf_counter() - begin
         names = [port.name for port in model.signature.outputs]
         shapes = [port.shape[1:] for port in model.signature.outputs]
+        simulated = simulation_of(model.artifact)
     arrays = _join(rows, dict(zip(names, shapes, strict=True)))
     events = stream.counts["events"]
     return EventReport(
@@ -72,7 +74,7 @@ def run_events(
         counts=dict(stream.counts),
         seconds=seconds,
         events_per_second=events / seconds if events else None,
-        notes=tuple(_notes(recording, stream.counts)),
+        notes=(*simulated, *_notes(recording, stream.counts)),
     )
 
 

@@ -14,6 +14,7 @@ from .data import Samples, open_samples
 from .errors import DataError
 from .files import replacing
 from .runtime import load
+from .simulated import simulation_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -57,6 +58,7 @@ def run_file(
     with load(artifact, threads=threads) as executable:
         samples = open_samples(source, executable.signature, purpose="input")
         results = _run_all(executable, samples, progress, executable.best_rows)
+        simulated = simulation_of(executable.artifact)
     output_bytes = write_npz(output, results)
     return RunReport(
         artifact=artifact,
@@ -66,7 +68,7 @@ def run_file(
         output_bytes=output_bytes,
         inputs=_inputs(samples),
         outputs=tuple(NamedShape(n, a.dtype.name, a.shape) for n, a in results.items()),
-        notes=samples.notes,
+        notes=(*simulated, *samples.notes),
     )
 
 

@@ -17,6 +17,7 @@ from ..data import Samples, Source, open_samples
 from ..errors import ArtifactError, DataError, nearest
 from ..registry import BACKENDS, bound_deriver
 from ..runtime import load
+from ..simulated import simulation_of
 from .figures import compare_metric
 from .guilt import Rebuild, bisect_artifact
 from .layers import LIMIT_DB, Batches, compare_layers
@@ -111,7 +112,7 @@ def verify_artifact(
     if samples is not None and samples < 1:
         raise DataError("verify-no-samples", f"{samples} samples verify nothing", "ask for at least one")
     found = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
-    notes: list[str] = []
+    notes = [*simulation_of(found)]
     opened = _open_data(found, data, samples, notes)
     original = open_original(found, reference_model, notes)
     with contextlib.closing(load(found.path, threads)) as executable:

@@ -25,6 +25,7 @@ class FakeModel:
 
     signature = Signature((Port("x", "FLOAT", (1, 3)),), (Port("y", "FLOAT", (1,)),))
     best_rows = 1
+    artifact = None
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -47,6 +48,7 @@ def samples(tmp_path: Path) -> Path:
 
 def run(samples: Path, function: Function, monkeypatch: pytest.MonkeyPatch) -> tuple[RunReport, Array]:
     monkeypatch.setattr(module, "load", lambda path, threads: FakeModel(function))
+    monkeypatch.setattr(module, "simulation_of", lambda artifact: ())
     output = samples.parent / "y.npz"
     report = run_file(Path("out"), samples, output, threads=1, progress=lambda label, done, total: None)
     with np.load(output) as archive:
@@ -68,11 +70,13 @@ def test_models_that_are_made_for_batches_get_them(samples: Path, monkeypatch: p
         return np.asarray(x) * 2
 
     monkeypatch.setattr(module, "load", lambda path, threads: FakeBatches(double))
+    monkeypatch.setattr(module, "simulation_of", lambda artifact: ("simulated here",))
     output = samples.parent / "y.npz"
-    run_file(Path("out"), samples, output, threads=1, progress=lambda label, done, total: None)
+    report = run_file(Path("out"), samples, output, threads=1, progress=lambda label, done, total: None)
     with np.load(output) as archive:
         np.testing.assert_array_equal(archive["y"], np.arange(12, dtype=np.float32).reshape(4, 3) * 2)
     assert seen == [3, 1]
+    assert report.notes == ("simulated here",)
 
 
 def test_outputs_with_a_batch_axis_are_concatenated(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:

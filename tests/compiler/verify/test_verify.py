@@ -56,6 +56,11 @@ def test_a_sound_artifact_passes_on_data(case) -> None:
     assert any("first 64 of 200" in note for note in report.notes)
 
 
+def test_what_is_simulated_is_said_first(case, monkeypatch) -> None:
+    monkeypatch.setattr("pared.compiler.verify.verify.simulation_of", lambda artifact: ("simulated here",))
+    assert pared.verify(case.artifact, samples=1).notes[0] == "simulated here"
+
+
 def test_changed_weights_fail_although_every_hash_fits(case) -> None:
     tamper(case.artifact)
     report = pared.verify(case.artifact)
