@@ -24,12 +24,14 @@ def driver_name() -> str:
 
 @functools.cache
 def load_driver(name: str) -> ctypes.CDLL | None:
-    """Load the driver's library, `name` or where systems have it; None where there is none."""
+    """Load the driver's library, `name` or where systems have it; None where no driver is there."""
     for candidate in (name,) if name else _USUAL:
         try:
-            return ctypes.CDLL(candidate)
+            library = ctypes.CDLL(candidate)
         except OSError:
             continue
+        if hasattr(library, "cuInit"):  # else it is some other library
+            return library
     return None
 
 

@@ -92,9 +92,12 @@ def _device(folder: Path, arch: str, chosen: int | str | None) -> Device:
 
 
 def _has_device() -> bool:
-    """Tell whether there is a driver, and it either shows devices or fails in a way the user must know."""
+    """Tell whether there is a driver, and it either shows devices or fails in a way the user must know.
+
+    A driver that the user names and that is not there is such a failure.
+    """
     driver = load_driver(driver_name())
-    return driver is not None and int(driver.cuInit(0)) != 100  # CUDA_ERROR_NO_DEVICE
+    return bool(driver_name()) if driver is None else int(driver.cuInit(0)) != 100  # CUDA_ERROR_NO_DEVICE
 
 
 def emulated(folder: Path, arch: str) -> Device:

@@ -175,3 +175,11 @@ def test_a_target_runs_where_a_device_takes_its_code(fake: Fake) -> None:
     assert found == {"gpu-cuda-sm80": True, "gpu-cuda-sm90": False, "cpu": True}
     assert load_target("gpu-cuda-sm80").is_for(machine)
     assert not load_target("gpu-cuda-sm90").is_for(machine)
+
+
+def test_a_driver_that_is_named_and_missing_is_not_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARED_CUDA_DRIVER", "/nowhere/libcuda.so.1")
+    with pytest.raises(MissingTool, match=r"/nowhere/libcuda\.so\.1"):
+        loading.load(folder)
