@@ -61,8 +61,8 @@ class GpuExecutable:
             "weights": device.allocate(len(weights)),
         }
         functions = _functions(device, images, [launch for p in programs for launch in p.launches])
-        products, self._note = use_library(device, programs)
-        self._graphs = Graphs(device, functions, bases, products)
+        self._products, self._note = use_library(device, programs)
+        self._graphs = Graphs(device, functions, bases, self._products)
         self._lanes = Lanes(device, programs, self._queue_own, 2 if self._batched else 1)
         self._tensors = Tensors(device, self._signature, self._lanes.all[0], self._graphs)
         device.upload(bases["weights"], np.frombuffer(weights, np.uint8))
@@ -82,6 +82,11 @@ class GpuExecutable:
     def notes(self) -> tuple[str, ...]:
         """What is not as it should be."""
         return tuple(note for note in (self._graphs.trouble, self._note) if note)
+
+    @property
+    def library_products(self) -> int:
+        """How many launches of the smallest program a library does here."""
+        return sum(launch.product in self._products for launch in self._programs[self.sizes[0]].launches)
 
     def _queue_own(self, program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         self._graphs.queue(program, inputs, outputs, own=True)

@@ -43,6 +43,7 @@ class OwnCandidate:
         self.weight_bytes = (folder / "model.weights").stat().st_size
         stored = json.loads((folder / "model.json").read_text())
         self.launches = len(stored.get("programs", [stored])[0]["launches"])
+        self.library_products = loaded.library_products
         self.wanted = dict(np.load(folder / WANT)) if (folder / WANT).exists() else None
         if on_gpu():
             sizes = [int(size) for size in given.shape]

@@ -210,7 +210,7 @@ def _row(name: str, who: str, found: Found, step: Found, roof: Roof | None, *, b
 
 
 def _notes(data: Found) -> Iterator[str]:
-    """Yield what the tables cannot say: which torch.compile it was, where programs are from, idle power."""
+    """Yield what the tables cannot say: modes of torch.compile, a library's part, programs, idle power."""
     for step in _steps(data):
         modes = {
             str(_map(c).get("mode")) for c in _map(step.get("candidates")).values() if _map(c).get("mode")
@@ -219,6 +219,7 @@ def _notes(data: Found) -> Iterator[str]:
         if quick:
             yield f"{step['workload']}, batch {step['batch']}: torch.compile ran with mode"
             yield f"{', '.join(quick)}: its tuning did not end in time.\n"
+    yield from _library(data)
     origins = sorted(set(map(str, _map(data.get("programs")).values())))
     yield f"Programs of pared: {'; '.join(origins) or 'none'}."
     idle = [
@@ -229,6 +230,16 @@ def _notes(data: Found) -> Iterator[str]:
     ]
     if idle:
         yield f"\nEnergy is above idle power, which was {min(idle):.0f} to {max(idle):.0f} W (NVML)."
+
+
+def _library(data: Found) -> Iterator[str]:
+    """Yield which programs of pared leave products to cuBLASLt."""
+    for step in _steps(data):
+        for name, found in _map(step.get("candidates")).items():
+            count, launches = (_map(found).get(key) for key in ("library_products", "launches"))
+            if count:
+                where = f"{name} ({step['workload']}, batch {step['batch']})"
+                yield f"{where}: cuBLASLt was faster in {count} of {launches} launches and does them.\n"
 
 
 def _steps(data: Found) -> list[Found]:

@@ -110,7 +110,7 @@ def _own(workload: Workload, batch: int, options: Options, record: Record) -> di
             continue
         entry |= {
             "state": "ready", "weight_bytes": candidate.weight_bytes, "launches": candidate.launches,
-            "notes": candidate.notes,
+            "library_products": candidate.library_products, "notes": candidate.notes,
         }  # fmt: skip
         ready[name] = candidate
     return ready

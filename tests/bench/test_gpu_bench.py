@@ -223,6 +223,16 @@ def test_the_page_says_why_a_row_has_no_time(tmp_path: Path) -> None:
     assert "Not measured: no time left." in text
 
 
+def test_the_page_says_what_a_library_does(tmp_path: Path) -> None:
+    steps = [
+        measured_step("gemm", "pared int8", launches=2, library_products=1),
+        measured_step("bert", "pared fp16", launches=60, library_products=0),
+    ]
+    text = " ".join(written(tmp_path, *steps).split())
+    assert "pared int8 (gemm, batch 1): cuBLASLt was faster in 1 of 2 launches and does them." in text
+    assert text.count("cuBLASLt") == 1
+
+
 def test_a_dry_run_claims_no_goal(tmp_path: Path) -> None:
     text = written(tmp_path, measured_step("gemm", "pared int8"), dry=True)
     assert "dry run" in text.splitlines()[0]

@@ -65,7 +65,7 @@ def test_a_product_is_recorded_with_the_kernels_and_replayed(fake: Fake, library
     for _ in range(4):
         model.run({"x": operands(product())[0]})
     assert (library.calls("cublasLtMatmul"), fake.calls("cuGraphLaunch"), len(library.ran)) == (2, 3, 4)
-    assert model.notes == ()
+    assert (model.notes, model.library_products) == ((), 1)
 
 
 def test_where_recording_a_product_fails_everything_is_launched_one_by_one(
@@ -120,7 +120,7 @@ def test_without_the_library_the_kernel_runs_and_a_note_says_so(fake: Fake) -> N
     ran = taught(fake, product())
     model = loaded_product(product())
     model.run({"x": operands(product())[0]})
-    assert ran == [1]
+    assert (ran, model.library_products) == ([1], 0)
     assert model.notes == (
         "cuBLASLt is not installed: kernels run instead of 1 products that it was faster at",
     )
