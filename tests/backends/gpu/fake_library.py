@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from fake_driver import IMAGE, Fake
 
-from pared.backends.gpu.driver import open_driver
+from pared.backends.gpu.driver import CudaDevice, open_driver
 from pared.backends.gpu.executable import GpuExecutable
 from pared.backends.gpu.program import Launch, MatrixProduct, Place, PortRecord, Program
 
@@ -120,8 +120,8 @@ def operands(one: MatrixProduct) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-def loaded_product(*products: MatrixProduct) -> GpuExecutable:
-    """Return `program_of` with the weights of `operands`, on the fake driver's first device."""
+def loaded_product(*products: MatrixProduct, device: CudaDevice | None = None) -> GpuExecutable:
+    """Return `program_of` with the weights of `operands`, on a device or the fake driver's first one."""
     _, b = operands(products[0])
     weights = np.ascontiguousarray(b.T if products[0].b_by_columns else b).tobytes()
-    return GpuExecutable(program_of(*products), weights, [IMAGE, b""], open_driver())
+    return GpuExecutable(program_of(*products), weights, [IMAGE, b""], device or open_driver())

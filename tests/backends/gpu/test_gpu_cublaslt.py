@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_driver import HERE, Fake
+from fake_driver import HERE, Fake, floats
 from fake_library import VERSION, FakeLibrary, loaded_product, operands, product, program_of
 
 from pared.backends.gpu import cublaslt
@@ -86,11 +86,23 @@ def test_the_algorithm_that_was_timed_is_taken(library: FakeLibrary) -> None:
     assert library.ran == [2, 2]
 
 
+def test_tensors_of_the_caller_need_no_more_than_16_bytes(fake: Fake, library: FakeLibrary) -> None:
+    a, b = operands(product())
+    device = open_driver()
+    model = loaded_product(product(), device=device)
+    room = device.lend(4096)
+    x, y = room + 16, room + 2064
+    device.upload(x, a.reshape(-1).view(np.uint8))
+    model.run_on_device([x], [y])
+    device.synchronize()
+    np.testing.assert_array_equal(floats(y, 48).reshape(6, 8), a @ b)
+
+
 def test_the_largest_workspace_is_shared(fake: Fake, library: FakeLibrary) -> None:
     a, b = operands(product())
-    model = loaded_product(product(rank=3), product(rank=1))
+    model = loaded_product(product(rank=1), product(rank=3))
     np.testing.assert_array_equal(model.run({"x": a})["y"], a @ b)
-    assert library.ran == [3, 1]
+    assert library.ran == [1, 3]
 
 
 def test_another_version_takes_its_own_first_algorithm_and_a_note_says_so(
