@@ -39,7 +39,9 @@ def load(folder: Path, device: int | str | None = None) -> GpuExecutable:
         weights = (folder / WEIGHTS).read_bytes()
         images = [(folder / n).read_bytes() if (folder / n).exists() else b"" for n in CODE]
     except OSError as err:
-        raise _damaged(folder, err) from err
+        raise _damaged(folder, f"cannot read {err.filename}: {err.strerror}") from err
+    if len(weights) < (needed := max(program.weight_bytes for program in programs.programs)):
+        raise _damaged(folder, f"{WEIGHTS} holds {len(weights)} bytes, the program reads {needed}")
     opened = _device(folder, programs.programs[0].arch, _chosen(device))
     return GpuExecutable(programs.programs, weights, images, opened)
 
@@ -51,8 +53,12 @@ def read_programs(folder: Path) -> Programs:
         version = _Format.model_validate_json(text).version
         if version in FORMATS:
             return Programs.model_validate_json(text)
-    except (OSError, pydantic.ValidationError) as err:
-        raise _damaged(folder, err) from err
+    except OSError as err:
+        raise _damaged(folder, f"cannot read {PROGRAM}: {err.strerror}") from err
+    except pydantic.ValidationError as err:
+        first = err.errors()[0]
+        place = ".".join((PROGRAM, *map(str, first["loc"])))
+        raise _damaged(folder, f"{place}: {first['msg']}") from err
     raise ArtifactError(
         "gpu-payload", f"format {version}, this is {FORMAT}", "use the version of pared that wrote it"
     )
@@ -64,8 +70,8 @@ class _Format(pydantic.BaseModel):
     version: int
 
 
-def _damaged(folder: Path, err: Exception) -> ArtifactError:
-    return ArtifactError("gpu-payload", f"{folder}: {err}", "compile the model again")
+def _damaged(folder: Path, what: str) -> ArtifactError:
+    return ArtifactError("gpu-payload", f"{folder}: {what}", "compile the model again")
 
 
 def _chosen(device: int | str | None) -> int | str | None:
