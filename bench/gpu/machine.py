@@ -8,6 +8,7 @@ from importlib import metadata
 
 import torch
 
+from ...backends.gpu.cublaslt import NAME, lt_api, version_text
 from .candidate import on_gpu
 
 _PACKAGES = (
@@ -46,7 +47,8 @@ def _versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    library = lt_api()
+    return found if library is None else found | {NAME: version_text(library.version)}
 
 
 def _driver() -> str | None:

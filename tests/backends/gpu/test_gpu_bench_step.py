@@ -21,8 +21,9 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 from fake_driver import Fake
+from fake_library import FakeLibrary
 
-from pared.bench.gpu import candidate, check, kernels, own, peers, power, step
+from pared.bench.gpu import candidate, check, kernels, machine, own, peers, power, step
 from pared.bench.gpu.build import build
 from pared.bench.gpu.workloads import WORKLOADS
 
@@ -118,6 +119,12 @@ def test_a_program_is_replayed_timed_and_compared(gpu: Fake, tmp_path: Path) -> 
     assert found["torch.compile"]["over"]["pared int8"]["device"] == pytest.approx(4.0)
     assert found["torch.compile"]["mode"] == "max-autotune"
     assert gpu.calls("cuGraphLaunch") > 10
+
+
+def test_the_machine_says_which_library_it_has(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.describe()["versions"]["cuBLASLt"] == "13.10.0"
+    monkeypatch.setenv("PARED_CUBLASLT", "off")
+    assert "cuBLASLt" not in machine.describe()["versions"]
 
 
 def test_what_a_network_is_compared_with_is_named_when_missing(gpu: Fake, tmp_path: Path) -> None:
