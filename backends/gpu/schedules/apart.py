@@ -1,6 +1,6 @@
 """A product apart from what follows it: a function becomes two kernels, with the sums in memory between.
 
-    product:   A, B            -> partial   partial[r, s, i, j] = sum over part r of k of A[s, i, k] B[s, j, k]
+    product:   A, B            -> partial   partial[r, s, i, j] = sum of A[s, i, k] B[s, j, k], part r of k
     epilogue:  partial, others -> results   parts are added in order, then all that stood behind the product
 
 `halve` makes the two functions, unscheduled; `joined` puts them back together, scheduled, as one function
@@ -96,7 +96,13 @@ def halve(function: tirx.PrimFunc, parts: int) -> Halves:
 
 
 def _sum_parts(schedule: s_tir.Schedule, block: SBlockRV, parts: int, length: int) -> SBlockRV:
-    """Let a block of its own, which is returned, sum each part; `block` sums what it writes."""
+    """Let a block of its own, which is returned, sum each part; `block` sums what it writes.
+
+    One part is what `block` sums already.
+    """
+    if parts == 1:
+        _drop_units(schedule, block, parts)
+        return block
     *_, k = schedule.get_loops(block)
     if parts * length != int(schedule.get(k).extent):
         schedule.pad_einsum(block, [1, 1, 1, parts * length])
@@ -105,14 +111,15 @@ def _sum_parts(schedule: s_tir.Schedule, block: SBlockRV, parts: int, length: in
     sums = schedule.rfactor(part, 0)
     s, i, j, part, k = schedule.get_loops(sums)
     schedule.reorder(part, s, i, j, k)
-    _drop_units(schedule, sums)
+    _drop_units(schedule, sums, parts)
     return sums
 
 
-def _drop_units(schedule: s_tir.Schedule, sums: SBlockRV) -> None:
-    """Leave out r and s where they are 1 long."""
+def _drop_units(schedule: s_tir.Schedule, sums: SBlockRV, parts: int) -> None:
+    """Leave out s where it is 1 long."""
     partial = schedule.get(sums).writes[0].source
-    kept = [axis for axis, size in enumerate(partial.shape) if axis > 1 or int(size) > 1]
+    batch = 1 if parts > 1 else 0
+    kept = [axis for axis, size in enumerate(partial.shape) if axis != batch or int(size) > 1]
     schedule.transform_layout(sums, ("write", 0), lambda *at: [at[axis] for axis in kept])
 
 

@@ -26,8 +26,8 @@ def map_epilogue(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
     schedule = s_tir.Schedule(function)
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    (sums,) = [block for block in blocks if schedule.get(block).init is not None]
-    result = schedule.cache_write(sums, 0, "local")
+    sums = next((block for block in blocks if schedule.get(block).init is not None), None)
+    result = blocks[0] if sums is None else schedule.cache_write(sums, 0, "local")
     inline_into_writers(schedule, result)
     *rows, columns = schedule.get_loops(result)
     vector = gcd(int(schedule.get(columns).extent), _VECTOR)
@@ -36,16 +36,24 @@ def map_epilogue(function: tirx.PrimFunc) -> tirx.PrimFunc:
     schedule.bind(grid, "blockIdx.x")
     schedule.bind(thread, "threadIdx.x")
     schedule.unroll(inner)
-    _add_up(schedule, sums, thread)
+    if sums is None:
+        _load(schedule, result, thread)
+    else:
+        _add_up(schedule, sums, thread)
     return schedule.mod["main"]
+
+
+def _load(schedule: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> None:
+    """Bring what a block reads of the parts into registers, a whole vector of it."""
+    read = schedule.cache_read(block, 0, "local")
+    schedule.compute_at(read, loop, preserve_unit_loops=True)
+    schedule.vectorize(schedule.get_loops(read)[-1])
 
 
 def _add_up(schedule: s_tir.Schedule, sums: SBlockRV, thread: LoopRV) -> None:
     """Sum the parts of a thread's results, whole vectors of them, in registers."""
     schedule.compute_at(sums, thread, preserve_unit_loops=True)
     part, *_, inner = schedule.get_loops(sums)[_OUTER:]
-    read = schedule.cache_read(sums, 0, "local")
-    schedule.compute_at(read, part, preserve_unit_loops=True)
-    schedule.vectorize(schedule.get_loops(read)[-1])
+    _load(schedule, sums, part)
     schedule.unroll(inner)
     schedule.decompose_reduction(sums, part)
