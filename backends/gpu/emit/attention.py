@@ -1,15 +1,15 @@
 """Attention found in the graph and emitted as one function.
 
-    MatMul(q, k^T) [-> Mul | Div by a number] [-> Add a mask] -> Softmax -> MatMul(., v)
+    MatMul(q, k^T) [-> what attention_scores.py takes] -> Softmax [-> 0 for NaN] [-> Cast] -> MatMul(., v)
 
-with transpositions before and behind it taken in as strides, so that heads are read where they lie. Sizes
-that the kernel does not take stay single operators.
+with transpositions before and behind it taken in as strides, so that heads are read where they lie, and
+factors of q and k as one of the scores. Sizes that the kernel does not take stay single operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from ....compiler.ir.walk import attribute, int_attribute, ints_attribute, only_
 from ....compiler.ops.constants import constant_expression
 from ..schedules.lowbit_attention import Shape, takes
 from .attention_op import write_out_attention
+from .attention_scores import Scores, scores_of, unscaled
 from .lowbit_written import DOMAIN, emit_written, put_for
 from .walk import Emitter, Rule
 
@@ -60,8 +61,9 @@ class _Found:
     q: _Operand
     k: _Operand
     v: _Operand
-    mask: ir.Value | None
+    scores: Scores
     scale: float
+    safe: bool
     last: ir.Node
     out: tuple[int, ...]
 
@@ -81,8 +83,11 @@ def _replace(softmax: ir.Node) -> bool:
     shape = None if found is None else _shape(found)
     if found is None or shape is None or not takes(shape):
         return False
-    inputs = [found.q.value, found.k.value, found.v.value, found.mask]
-    attributes = {key: value for key, value in shape.__dict__.items() if value != ()}
+    scores, choice = found.scores, found.scores.choice
+    condition = None if choice is None else choice.condition
+    inputs = [found.q.value, found.k.value, found.v.value, scores.mask, condition]
+    sizes = {key: value for key, value in asdict(shape).items() if value != ()}
+    attributes = {key: int(value) if isinstance(value, bool) else value for key, value in sizes.items()}
     attributes |= {
         "q_axes": found.q.axes,
         "k_axes": found.k.axes,
@@ -97,74 +102,79 @@ def _replace(softmax: ir.Node) -> bool:
 
 
 def _around(softmax: ir.Node) -> _Found | None:
-    sizes = static_shape(softmax.outputs[0])
-    if sizes is None or len(sizes) not in (3, 4) or not all(sizes) or softmax.outputs[0].dtype not in _REALS:
+    sizes, scores = static_shape(softmax.outputs[0]), scores_of(softmax.inputs[0])
+    if sizes is None or len(sizes) not in (3, 4) or not all(sizes) or scores is None:
         return None
-    if int_attribute(softmax, "axis", -1) not in (-1, len(sizes) - 1):
+    if (
+        int_attribute(softmax, "axis", -1) not in (-1, len(sizes) - 1)
+        or scores.product.outputs[0].dtype not in _REALS
+    ):
         return None
-    behind = only_user(softmax.outputs[0])
-    if behind is None or behind.op_type != "MatMul" or behind.inputs[0] is not softmax.outputs[0]:
-        return None
-    scores, mask = _unmasked(softmax.inputs[0])
-    scores, scale = _unscaled(scores)
-    product = producer(scores, "MatMul")
-    if product is None or scores is None or only_user(scores) is None or scores.dtype not in _REALS:
+    weights, safe = _without_nan(softmax.outputs[0])
+    weights = _narrowed(weights, scores.product.outputs[0].dtype)
+    behind = only_user(weights)
+    if behind is None or (behind.domain, behind.op_type) != ("", "MatMul") or behind.inputs[0] is not weights:
         return None
     rank = len(sizes)
     rows, columns = _identity(rank), (*_identity(rank)[:2], rank - 1, rank - 2)
-    q, k, v = (
-        _operand(value, axes)
-        for value, axes in ((product.inputs[0], rows), (product.inputs[1], columns), (behind.inputs[1], rows))
+    left, right = scores.product.inputs[:2]
+    (q, first), (k, second), (v, _) = (
+        _operand(value, axes, scaled=scaled)
+        for value, axes, scaled in (
+            (left, rows, True),
+            (right, columns, True),
+            (behind.inputs[1], rows, False),
+        )
     )
     if q is None or k is None or v is None:
         return None
     last, out = _turned_back(behind, rows)
-    return _Found(q, k, v, mask, scale, last, out)
+    return _Found(q, k, v, scores, scores.scale * first * second, safe, last, out)
+
+
+def _without_nan(value: ir.Value) -> tuple[ir.Value, bool]:
+    """Return weights behind Where(IsNaN(weights), 0, weights), and whether that is there."""
+    users = {node.op_type: node for node in value.consumers() if node.domain == ""}
+    test, choice = users.get("IsNaN"), users.get("Where")
+    if len(value.uses()) != 2 or test is None or choice is None or value.is_graph_output():
+        return value, False
+    zero, other = constant_expression(choice.inputs[1]), choice.inputs[2]
+    only = only_user(test.outputs[0]) is choice and choice.inputs[0] is test.outputs[0] and other is value
+    plain = zero is not None and not zero.any() and static_shape(choice.outputs[0]) == static_shape(value)
+    return (choice.outputs[0], True) if only and plain else (value, False)
+
+
+def _narrowed(value: ir.Value, kind: ir.DataType | None) -> ir.Value:
+    """Return weights behind a Cast from float32 to the type of the product."""
+    cast = only_user(value)
+    if cast is None or (cast.domain, cast.op_type) != ("", "Cast") or value.dtype != ir.DataType.FLOAT:
+        return value
+    return cast.outputs[0] if cast.outputs[0].dtype == kind else value
 
 
 def _identity(rank: int) -> tuple[int, ...]:
     return (0, 1, 2, 3) if rank == 4 else (0, -1, 1, 2)
 
 
-def _unmasked(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
-    """Return the scores before an Add of a mask, and the mask."""
-    node = producer(value, "Add")
-    if node is None or value is None or only_user(value) is None:
-        return value, None
-    for scores, mask in (node.inputs[:2], node.inputs[1::-1]):
-        source = None if scores is None else scores.producer()
-        if source is not None and mask is not None and source.op_type in ("MatMul", "Mul", "Div"):
-            wide = static_shape(scores)
-            if wide == static_shape(value) and _unscaled(scores)[0] is not None:
-                return scores, mask
-    return value, None
+def _operand(value: ir.Value | None, axes: tuple[int, ...], *, scaled: bool) -> tuple[_Operand | None, float]:
+    """Return an operand whose columns lie behind each other in memory, and the factor it comes with.
 
-
-def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """Return the scores before they were multiplied with or divided by a number, and the factor."""
-    node = None if value is None else value.producer()
-    if node is None or value is None or node.op_type not in ("Mul", "Div") or only_user(value) is None:
-        return value, 1.0
-    for index in (1, 0) if node.op_type == "Mul" else (1,):
-        number, other = constant_expression(node.inputs[index]), node.inputs[1 - index]
-        if number is not None and number.size == 1 and producer(other, "MatMul") is not None:
-            factor = float(number.reshape(()))
-            return other, factor if node.op_type == "Mul" else 1.0 / factor if factor else 0.0
-    return value, 1.0
-
-
-def _operand(value: ir.Value | None, axes: tuple[int, ...]) -> _Operand | None:
-    """Return an operand, from before a transposition if columns lie behind each other there."""
-    if value is None or static_shape(value) is None or len(static_shape(value) or ()) != max(axes) + 1:
-        return None
-    node = producer(value, "Transpose")
+    It is from before a transposition if that is so there; if `scaled`, from before a product with a number.
+    """
+    plain, factor = unscaled(value) if scaled else (value, 1.0)
+    rank = max(axes) + 1
+    if plain is None or len(static_shape(plain) or ()) != rank:
+        return None, factor
+    node = producer(plain, "Transpose")
     if node is not None and node.inputs[0] is not None:
-        order = ints_attribute(node, "perm", tuple(reversed(range(max(axes) + 1))))
-        inner = _Operand(node.inputs[0], tuple(-1 if axis < 0 else order[axis] for axis in axes))
+        order = ints_attribute(node, "perm", tuple(reversed(range(rank))))
+        source, more = unscaled(node.inputs[0]) if scaled else (node.inputs[0], 1.0)
+        assert source is not None, "a transposition of nothing"
+        inner = _Operand(source, tuple(-1 if axis < 0 else order[axis] for axis in axes))
         if inner.strides()[3] == 1:
-            return inner
-    own = _Operand(value, axes)
-    return own if own.strides()[3] == 1 else None
+            return inner, factor * more
+    own = _Operand(plain, axes)
+    return (own if own.strides()[3] == 1 else None), factor
 
 
 def _turned_back(behind: ir.Node, axes: tuple[int, ...]) -> tuple[ir.Node, tuple[int, ...]]:
@@ -186,12 +196,20 @@ def _shape(found: _Found) -> Shape | None:
     alike = all((x.size(0), x.size(1)) == (batch, heads) and x.value.dtype == kind for x in (k, v, out))
     if kind is None or not alike or k.size(3) != depth or v.size(2) != keys:
         return None
-    mask = _mask_strides(found.mask, (batch, heads, rows, keys), found.q.axes[1] >= 0)
-    if mask is None or (found.mask is not None and found.mask.dtype != kind) or not np.isfinite(found.scale):
+    full, has_heads, scores = (batch, heads, rows, keys), q.axes[1] >= 0, found.scores
+    choice = scores.choice
+    mask = _mask_strides(scores.mask, full, has_heads)
+    chosen = _mask_strides(None if choice is None else choice.condition, full, has_heads)
+    if mask is None or (scores.mask is not None and scores.mask.dtype != kind):
+        return None
+    if chosen is None or not np.isfinite(found.scale):
         return None
     lies = [_three(x.strides()) for x in (q, k, v, out)]
-    sizes = (batch, heads, rows, keys, depth, width)
-    return Shape(*sizes, found.scale, kind.numpy().name, lies[0], lies[1], lies[2], lies[3], mask)
+    return Shape(
+        batch, heads, rows, keys, depth, width, found.scale, kind.numpy().name, lies[0], lies[1], lies[2],
+        lies[3], mask, chosen, choice is None or choice.keep, 0.0 if choice is None else choice.fill,
+        scores.late, found.safe,
+    )  # fmt: skip
 
 
 def _three(strides: Sequence[int]) -> tuple[int, int, int]:
@@ -218,16 +236,15 @@ def _mask_strides(mask: ir.Value | None, full: Sequence[int], has_heads: bool) -
 
 
 def _attention(emitter: Emitter, node: ir.Node) -> Expr:
-    values = {name: attribute(node, name) for name in Shape.__dataclass_fields__ if name != "mask"}
-    masked = len(node.inputs) > 3 and node.inputs[3] is not None
-    strides = tuple(ints_attribute(node, "mask")) if masked else ()
-    fixed = {
-        name: tuple(v) if isinstance(v, Sequence) and name != "data" else v for name, v in values.items()
-    }
-    shape = Shape(**fixed, mask=strides)  # type: ignore[arg-type]
+    fields = Shape.__dataclass_fields__
+    given = {name: attribute(node, name, ()) for name in fields}
+    lists = {k: tuple(v) for k, v in given.items() if isinstance(v, Sequence) and k != "data"}
+    truths = {name: bool(given[name]) for name in ("keep", "late", "safe")}
+    shape = Shape(**{**given, **lists, **truths})  # type: ignore[arg-type]
     axes = [tuple(ints_attribute(node, f"{name}_axes")) for name in ("q", "k", "v", "out")]
-    operands = [emitter.operand(node, index) for index in range(3 + masked)]
-    return emit_written(emitter, "attention", "attention", shape, _Formula(shape, axes), operands)
+    operands = [emitter.optional(node, index) for index in range(len(node.inputs))]
+    there = [x for x in operands if x is not None]
+    return emit_written(emitter, "attention", "attention", shape, _Formula(shape, axes), there)
 
 
 @dataclass(frozen=True)
@@ -237,10 +254,12 @@ class _Formula:
     shape: Shape
     axes: Sequence[tuple[int, ...]]
 
-    def __call__(self, q: te.Tensor, k: te.Tensor, v: te.Tensor, mask: te.Tensor | None = None) -> te.Tensor:
+    def __call__(self, q: te.Tensor, k: te.Tensor, v: te.Tensor, *more: te.Tensor) -> te.Tensor:
         from tvm import te, tirx
 
         shape = self.shape
+        mask = more[0] if shape.mask else None
+        choice = more[-1] if shape.choice else None
         lead = (shape.batch, shape.heads, shape.rows)
         d, s, s2, s3 = (
             te.reduce_axis((0, size), name)
@@ -255,7 +274,13 @@ class _Formula:
 
         def masked(*at: tirx.Var) -> tirx.Expr:
             value = scores(*at) * tirx.const(shape.scale, "float32")
-            return value if mask is None else value + self._masked(mask, at).astype("float32")
+            added = None if mask is None else self._masked(mask, at).astype("float32")
+            if added is not None and not shape.late:
+                value = value + added
+            if choice is not None:
+                fill, chosen = tirx.const(shape.fill, "float32"), self._masked(choice, at)
+                value = tirx.Select(chosen, *((value, fill) if shape.keep else (fill, value)))
+            return value + added if added is not None and shape.late else value
 
         scaled = te.compute((*lead, shape.keys), masked, name="scaled")
         largest = te.compute(lead, lambda *at: te.max(scaled(*at, s), axis=s), name="largest")
@@ -275,7 +300,11 @@ class _Formula:
 
         def result(*at: tirx.Var) -> tirx.Expr:
             place = [at[axis] if axis >= 0 else 0 for axis in roles]
-            return (mixed(*place) / total(*place[:3])).astype(shape.data)
+            whole = total(*place[:3])
+            value = mixed(*place) / whole
+            if shape.safe:
+                value = tirx.Select(whole > tirx.const(0, "float32"), value, tirx.const(0, "float32"))
+            return value.astype(shape.data)
 
         return te.compute([sizes[role] for _, role in order], result, name="attention")
 

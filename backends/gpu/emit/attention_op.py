@@ -62,11 +62,7 @@ class _Writer:
     def _is_plain(self) -> bool:
         node = self._node
         more = [*node.inputs[4:], *(v for v in node.outputs[1:] if v.uses() or v.is_graph_output())]
-        masks = node.inputs[_MASK] if len(node.inputs) > _MASK else None
-        boolean = masks is not None and masks.dtype == ir.DataType.BOOL
-        return (
-            not any(v is not None for v in more) and not float_attribute(node, "softcap", 0.0) and not boolean
-        )
+        return not any(v is not None for v in more) and not float_attribute(node, "softcap", 0.0)
 
     def _apart(self, value: ir.Value | None, heads: int, sizes: Sequence[int] | None) -> ir.Value:
         """Return an operand as [batch, heads, rows, columns]."""
@@ -92,6 +88,9 @@ class _Writer:
         if int_attribute(node, "is_causal", 0):
             found.append(self._constant(np.where(np.tri(rows, keys), 0.0, -np.inf)))
         given = node.inputs[_MASK] if len(node.inputs) > _MASK else None
+        if given is not None and given.dtype == ir.DataType.BOOL:
+            forbidden = (self._constant(np.float64(number)) for number in (0.0, -np.inf))
+            given = self._op("Where", [given, *forbidden], static_shape(given) or ())
         if given is not None and found:
             sizes = list(np.broadcast_shapes(static_shape(given) or (), (rows, keys)))
             found = [self._op("Add", [given, found[0]], sizes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from .lowbit_written import CPP, Written
 
@@ -28,6 +29,11 @@ class Shape:
         data: type of all operands.
         q, k, v, out: elements from one batch, head and row to the next; columns lie behind each other.
         mask: elements from one batch, head, row and column to the next; none without a mask.
+        choice: the same of truth values that choose between a score and `fill`; none without them.
+        keep: scores stay where the choice is this.
+        fill: what is in the place of the others.
+        late: the mask is added behind the choice.
+        safe: the weights of a row whose scores are all -inf, or one NaN, are 0 and not NaN.
     """
 
     batch: int
@@ -43,6 +49,11 @@ class Shape:
     v: tuple[int, int, int]
     out: tuple[int, int, int]
     mask: tuple[int, ...]
+    choice: tuple[int, ...] = ()
+    keep: bool = True
+    fill: float = 0.0
+    late: bool = False
+    safe: bool = False
 
 
 def takes(shape: Shape) -> bool:
@@ -62,14 +73,26 @@ def write(sizes: Mapping[str, object]) -> Written:
     warps = 4
     while warps > 1 and -(-shape.rows // (ROWS * warps)) * slices < _BUSY_BLOCKS:
         warps //= 2
-    data, masked = CPP[shape.data], bool(shape.mask)
-    numbers = (shape.rows, shape.keys, shape.depth, shape.width, keys, warps, str(masked).lower())
-    steps = (*shape.q, *shape.k, *shape.v, *shape.out, *(shape.mask or (0, 0, 0, 0)))
-    places = "{0}, {1}, {2}, {3}, {4}" if masked else "{0}, {1}, {2}, nullptr, {3}"
+    data, masked, chosen = CPP[shape.data], bool(shape.mask), bool(shape.choice)
+    numbers = (
+        shape.rows, shape.keys, shape.depth, shape.width, keys, warps, masked + (masked and shape.late),
+        chosen * (1 if shape.keep else 2), str(shape.safe).lower(),
+    )  # fmt: skip
+    given = [f"const {data}*"] * (3 + masked) + ["const unsigned char*"] * chosen + [f"{data}*"]
+    places = [0, 1, 2, 3 if masked else None, 3 + masked if chosen else None, 3 + masked + chosen]
+    pointers = ["nullptr" if place is None else f"{{{place}}}" for place in places]
+    none = (0, 0, 0, 0)
+    steps = (*shape.q, *shape.k, *shape.v, *shape.out, *(shape.mask or none), *(shape.choice or none))
+    factors, strides = f"{_literal(shape.scale)}, {_literal(shape.fill)}", ", ".join(map(str, steps))
     call = (
-        f"pared::attention<{data}, {', '.join(map(str, numbers))}>({places}, {float(shape.scale).hex()}f, "
-        f"pared::Strides{{{{{', '.join(map(str, steps))}}}}});"
+        f"pared::attention<{data}, {', '.join(map(str, numbers))}>({', '.join(pointers)}, {factors}, "
+        f"pared::Strides{{{{{strides}}}}});"
     )
-    types = (*(f"const {data}* __restrict__",) * (3 + masked), f"{data}* __restrict__")
+    types = [f"{kind} __restrict__" for kind in given]
     grid = (-(-shape.rows // (ROWS * warps)), shape.heads, shape.batch)
     return Written("attention", types, call, grid, (32 * warps, 1, 1), False, f"attention-{keys}-w{warps}")
+
+
+def _literal(number: float) -> str:
+    """Return a float32 of C++; a number that is not finite is negative infinity."""
+    return f"{float(number).hex()}f" if isfinite(number) else "-INFINITY"

@@ -6,7 +6,7 @@ namespace pared {
 
 // Elements from one index to the next, of batch, head and row (and column) of every operand.
 struct Strides {
-  long long qb, qh, ql, kb, kh, kl, vb, vh, vl, ob, oh, ol, mb, mh, ml, ms;
+  long long qb, qh, ql, kb, kh, kl, vb, vh, vl, ob, oh, ol, mb, mh, ml, ms, cb, ch, cl, cs;
 };
 
 // 16 rows and 8 columns of a tile [key][column] as b of a product.
@@ -59,11 +59,14 @@ __device__ __forceinline__ void mma_parts(float (&c)[4], const unsigned (&a)[Rea
     for (int i = 0; i <= order; ++i) mma<T>(c, a[i], low[order - i], high[order - i]);
 }
 
-/* L rows of q, S of k and v; D columns of q and k, DV of v. KEYS: rows of k in a tile. A warp has 16 rows of q. */
-template <class T, int L, int S, int D, int DV, int KEYS, int WARPS, bool MASK>
+/* L rows of q, S of k and v; D columns of q and k, DV of v. KEYS: rows of k in a tile. A warp has 16 rows of q.
+
+   MASK: 0: none, 1: added before the choice, 2: behind it. CHOICE: 0: none, 1: scores stay where `choice` is true,
+   2: where it is false; elsewhere they are `fill`. SAFE: weights of a row without a score are 0, not NaN. */
+template <class T, int L, int S, int D, int DV, int KEYS, int WARPS, int MASK, int CHOICE, bool SAFE>
 __device__ __forceinline__ void attention(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
-                                          const T* __restrict__ mask, T* __restrict__ out, float scale,
-                                          const Strides by) {
+                                          const T* __restrict__ mask, const unsigned char* __restrict__ choice,
+                                          T* __restrict__ out, float scale, float fill, const Strides by) {
   constexpr int PARTS = Real<T>::PARTS, PAD = 16 / sizeof(T), PITCH = D + PAD, PITCH_V = DV + PAD;
   constexpr float LOG2E = 1.4426950408889634f;
   __shared__ __align__(16) T keys[KEYS * PITCH];
@@ -75,6 +78,7 @@ __device__ __forceinline__ void attention(const T* __restrict__ q, const T* __re
   v += blockIdx.z * by.vb + blockIdx.y * by.vh;
   out += blockIdx.z * by.ob + blockIdx.y * by.oh;
   if (MASK) mask += blockIdx.z * by.mb + blockIdx.y * by.mh;
+  if (CHOICE) choice += blockIdx.z * by.cb + blockIdx.y * by.ch;
 
   unsigned own[D / 16][PARTS][4];
 #pragma unroll
@@ -119,8 +123,11 @@ __device__ __forceinline__ void attention(const T* __restrict__ q, const T* __re
     for (int i = 0; i < KEYS / 2; ++i) {
       const int n = i / 4, e = i % 4, key = start + 8 * n + 2 * t + e % 2, line = row + 8 * (e / 2);
       float value = score[n][e] * scale;
-      if (MASK && key < S && line < L) value += Real<T>::read(mask[line * by.ml + key * by.ms]);
-      score[n][e] = key < S ? value * LOG2E : -INFINITY;
+      const float added = MASK && key < S && line < L ? Real<T>::read(mask[line * by.ml + key * by.ms]) : 0.0f;
+      if (MASK == 1) value += added;
+      if (CHOICE && key < S && line < L && !choice[line * by.cl + key * by.cs] == (CHOICE == 1)) value = fill;
+      if (MASK == 2) value += added;
+      score[n][e] = key < S ? value : -INFINITY;
       found[e / 2] = fmaxf(found[e / 2], score[n][e]);
     }
     float base[2];
@@ -130,7 +137,8 @@ __device__ __forceinline__ void attention(const T* __restrict__ q, const T* __re
       found[h] = fmaxf(found[h], __shfl_xor_sync(0xffffffffu, found[h], 2));
       // A row that is masked as a whole stays without a largest score.
       base[h] = found[h] == -INFINITY ? 0.0f : found[h];
-      const float shrink = exp2f(largest[h] - base[h]);
+      // Differences times LOG2E, for the smallest finite score times it is infinite.
+      const float shrink = exp2f((largest[h] - base[h]) * LOG2E);
       largest[h] = found[h];
       total[h] *= shrink;
 #pragma unroll
@@ -139,7 +147,7 @@ __device__ __forceinline__ void attention(const T* __restrict__ q, const T* __re
 #pragma unroll
     for (int i = 0; i < KEYS / 2; ++i) {
       const int n = i / 4, e = i % 4;
-      score[n][e] = exp2f(score[n][e] - base[e / 2]);
+      score[n][e] = exp2f((score[n][e] - base[e / 2]) * LOG2E);
       total[e / 2] += score[n][e];
     }
 #pragma unroll
@@ -169,7 +177,10 @@ __device__ __forceinline__ void attention(const T* __restrict__ q, const T* __re
 #pragma unroll
   for (int i = 0; i < DV / 2; ++i) {
     const int n = i / 4, e = i % 4, line = row + 8 * (e / 2);
-    if (line < L) out[line * by.ol + 8 * n + 2 * t + e % 2] = Real<T>::write(sum[n][e] / total[e / 2]);
+    float value = sum[n][e] / total[e / 2];
+    // No score leaves a sum of zeros, a score that is none NaN.
+    if (SAFE && !(total[e / 2] > 0.0f)) value = total[e / 2] == 0.0f ? sum[n][e] : 0.0f;
+    if (line < L) out[line * by.ol + 8 * n + 2 * t + e % 2] = Real<T>::write(value);
   }
 }
 
