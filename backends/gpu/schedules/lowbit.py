@@ -7,7 +7,7 @@ the emulated device runs them. The kernel takes the function's parameters in the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -36,16 +36,18 @@ def is_written(function: tirx.PrimFunc) -> bool:
 
 def sources(functions: Mapping[str, tirx.PrimFunc]) -> tuple[str, str]:
     """Return the text of all kernels whose sums may be contracted, and of those whose may not."""
-    texts = ["", ""]
-    for image in (0, 1):
-        found = [(name, _write(f)) for name, f in functions.items()]
-        chosen = [(name, w) for name, w in found if w.exact == bool(image)]
-        if chosen:
-            templates = dict.fromkeys(w.template for _, w in chosen)
-            texts[image] = "".join(
-                [_text("machine"), *map(_text, templates), *(_kernel_text(name, w) for name, w in chosen)]
-            )
-    return texts[0], texts[1]
+    found = [(name, _write(f)) for name, f in functions.items()]
+    return source_of([pair for pair in found if not pair[1].exact]), source_of(
+        [p for p in found if p[1].exact]
+    )
+
+
+def source_of(kernels: Sequence[tuple[str, Written]]) -> str:
+    """Return the text of functions' kernels, by their names, with all that they stand on; "" for none."""
+    if not kernels:
+        return ""
+    templates = dict.fromkeys(["machine", *(written.template for _, written in kernels)])
+    return "".join([*map(_text, templates), *(_kernel_text(name, written) for name, written in kernels)])
 
 
 def device_function(name: str, function: tirx.PrimFunc) -> DeviceFunction:
