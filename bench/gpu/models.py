@@ -122,7 +122,7 @@ def row(case: Case, precision: str) -> tuple[object, ...]:
         try:
             model, payload = compiled(case, precision, arch)
         except ParedError as err:
-            verdicts.append(f"refused: {err.reason}: {str(err).split(' (use')[0]}")
+            verdicts.append(f"refused: {err.reason}: {err.message.split('; ')[0]}")
             continue
         verdicts.append("cubin" if any(name.endswith(".cubin") for name in payload.files) else "no code")
         if arch == ARCHES[-1]:
