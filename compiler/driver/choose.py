@@ -15,8 +15,10 @@ import onnx_ir as ir
 from ..backend import REGIONS, Array, Executable, Payload
 from ..errors import ArtifactError, MissingTool, ParedError, PipelineError, nearest
 from ..ir.pages import SPILLED_BYTES, release_memory
+from ..ir.stats import count
 from ..machine import find_machine
 from ..records import Metric, Origin
+from .batched import checks_of, run_batch, unrun_note
 from .job import Job
 from .oracle import Oracle
 from .report import CandidateRecord
@@ -88,6 +90,8 @@ def choose(job: Job, variants: Variants, oracle: Oracle, scratch: Path, pinned: 
         asked = variants.asked
         for candidate in _by_preference(timed, asked, job.recipe.force):
             outputs = _verify(candidate, oracle)
+            if candidate.record.verified:
+                _verify_batches(candidate, oracle, variants.models[candidate.variant], emulated=not here.ok)
             if candidate.record.verified:
                 why = _why(candidate, timed, asked, pinned is not None)
                 why = why if here.ok else f"not measured: {here.reason}"
@@ -209,6 +213,24 @@ def _verify(candidate: _Candidate, oracle: Oracle) -> list[dict[str, Array]]:
         candidate.record, verified=used <= 1, bound_used=used, verdict=verdict
     )
     return outputs
+
+
+def _verify_batches(candidate: _Candidate, oracle: Oracle, model: ir.Model, *, emulated: bool) -> None:
+    """Check what runs several samples at once, size by size; sizes that are too much are noted."""
+    macs = count(model).macs
+    checks = checks_of(candidate.executable, oracle.inputs[0], macs, emulated=emulated)
+    for size in checks.run:
+        rows = run_batch(candidate.executable, oracle.inputs, size)
+        used = max(oracle.bound_used_by(candidate.variant, index, got) for index, got in rows)
+        if used > 1:
+            verdict = f"fails verification in batches of {size}: difference is {used:.3g} times the bound"
+            candidate.record = dataclasses.replace(
+                candidate.record, verified=False, bound_used=used, verdict=verdict
+            )
+            return
+    if checks.left:
+        notes = (*candidate.payload.notes, unrun_note(checks.left))
+        candidate.payload = dataclasses.replace(candidate.payload, notes=notes)
 
 
 def _why(kept: _Candidate, candidates: list[_Candidate], asked: str, pinned: bool) -> str:

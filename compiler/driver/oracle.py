@@ -35,13 +35,15 @@ class Oracle:
 
         A sample beyond the stated bound is judged by one of its own; see `Deriver.again`.
         """
+        assert len(outputs) == len(self.inputs), "outputs for every golden input"
+        return max((self.bound_used_by(variant, i, got) for i, got in enumerate(outputs)), default=0.0)
+
+    def bound_used_by(self, variant: str, index: int, got: Mapping[str, Array]) -> float:
+        """Return the same of the outputs for one golden input."""
         want, bounds = self._of(variant)
-        used = 0.0
-        for inputs, wanted, got in zip(self.inputs, want, outputs, strict=True):
-            judge = self._derivers[variant].again(inputs)
-            shares = [_used(name, wanted[name], got[name], bounds[name], judge) for name in wanted]
-            used = max([used, *shares])
-        return used
+        judge = self._derivers[variant].again(self.inputs[index])
+        shares = [_used(name, want[index][name], got[name], bounds[name], judge) for name in want[index]]
+        return max(shares, default=0.0)
 
     def _of(self, variant: str) -> tuple[list[dict[str, Array]], dict[str, Bound]]:
         from ...backends.reference.bound import Deriver

@@ -19,16 +19,15 @@ from fake_driver import Fake
 import pared
 from pared.backends.gpu.executable import GpuExecutable
 from pared.compiler.cuda import cuda_devices
-from pared.compiler.errors import TargetError
+from pared.compiler.driver import batched
+from pared.compiler.errors import ParedError, TargetError
 from pared.compiler.records import Origin
 from pared.compiler.run_file import run_file
 
 W = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gpu")
+def compiled(folder: Path) -> Path:
     text = (
         '<ir_version: 10, opset_import: ["" : 21]> g (float[n,16] x) => (float[n,8] y) { y = MatMul(x, w) }'
     )
@@ -40,6 +39,11 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         engine_options={"batches": "1,4"},
     )  # fmt: skip
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("gpu"))
 
 
 def rows(count: int) -> np.ndarray:
@@ -71,10 +75,34 @@ def test_files_run_in_batches(artifact: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_the_artifact_says_what_has_not_run(artifact: Path) -> None:
     report = json.loads((artifact / "reports" / "gpu.json").read_text())
-    assert any("batches of 4 have not run" in note for note in report["notes"])
+    assert any("checked by emulation" in note for note in report["notes"])
     assert any("static choice for sm_90; no device timed them" in note for note in report["notes"])
     assert set(report["launches"]) == {"1", "4"}
     assert report["schedules"]
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="a CUDA device is here")
+def test_a_batch_that_computes_something_else_is_not_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = GpuExecutable.run
+
+    def wrong(self: GpuExecutable, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = run(self, inputs)
+        if len(inputs["x"]) == 4:
+            found["y"][3] += 1  # one row only
+        return found
+
+    monkeypatch.setattr(GpuExecutable, "run", wrong)
+    with pytest.raises(ParedError, match="fails verification in batches of 4"):
+        compiled(tmp_path)
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="a CUDA device is here")
+def test_batches_too_large_to_check_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "MAX_MACS", 4 * W.size - 1)
+    report = json.loads((compiled(tmp_path) / "reports" / "measured.json").read_text())
+    assert any("batches of 4 have not run" in note for note in report["notes"])
 
 
 def test_bench_tells_time_energy_and_roofs_of_the_device(fake: Fake, artifact: Path) -> None:
