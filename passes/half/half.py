@@ -13,7 +13,7 @@ from ...compiler.exclusion import excluded_by
 from ...compiler.ir.walk import all_nodes
 from ...compiler.pass_api import Context, Effect, PassStats, Refusal
 from .convert import Converter
-from .plan import CONSTANT, Plan, make_plan
+from .plan import CONSTANT, UNSEEN, Plan, make_plan
 from .ranges import peaks, refuse_overflow
 from .weights import DTYPES, LARGEST, Constants, Rounded
 
@@ -29,8 +29,8 @@ class Half:
     Lossy, edits all graphs. Weights are rounded to nearest even, casts stand where types meet. In float32
     stay: powers, exponentials, sums and norms, whose results can leave the range; angles and coordinates;
     recurrent layers; quantized layers; what has no half form in ONNX; nodes with constants that would become
-    infinite or 0; and what only lies between these. With calibration data the float32 model is run first, and
-    values beyond 65504 (float16) are an error that names them.
+    infinite or 0; what only lies between these; with float16, bodies of If, Loop and Scan. With calibration
+    data the float32 model is run first, and values beyond 65504 (float16) are an error that names them.
 
     Attributes:
         type: `float16` (11 digits, up to 65504) or `bfloat16` (8 digits, the range of float32).
@@ -66,7 +66,7 @@ class Half:
         constants = Constants(DTYPES[self.type])
         plan = make_plan(model, _KINDS[self.type], constants, keep, ctx.exclude)
         stats.refused = _refusals(plan)
-        stats.notes += _idle(model, keep)
+        stats.notes += [*_idle(model, keep), *_unseen(plan)]
         if not plan.forms:
             return stats
         if self.type == "float16":
@@ -108,6 +108,16 @@ def _refusals(plan: Plan) -> list[Refusal]:
     """Return what a reader wants to know of; constants and casts go without saying."""
     told = [(node, why) for node, why in plan.kept.items() if node.op_type not in ("Constant", "Cast")]
     return [Refusal(str(node.name), why) for node, why in told if why != CONSTANT]
+
+
+def _unseen(plan: Plan) -> list[str]:
+    count = sum(why == UNSEEN for why in plan.kept.values())
+    if not count:
+        return []
+    return [
+        f"float16: {count} operator(s) in bodies of If, Loop and Scan stay in float32: nobody looks whether "
+        "values there stay below 65504; bf16 converts them"
+    ]
 
 
 def _idle(model: ir.Model, keep: Sequence[str]) -> list[str]:

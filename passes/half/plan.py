@@ -28,6 +28,9 @@ FLOAT = ir.DataType.FLOAT
 # It gave bfloat16 to the operators that lacked it and changed nothing else.
 OPSET_OF_BFLOAT16 = 22
 CONSTANT = "it is constant"
+FOLLOWS = "all that it reads is in float32"
+# Values of bodies cannot be asked for while the float32 model runs on calibration data.
+UNSEEN = "it is in a body, where nobody looks whether values stay below 65504"
 # A matrix that is larger is a layer's, not a table of frequencies.
 _SMALL = 4096
 
@@ -106,6 +109,8 @@ def make_plan(
         for node in nodes:
             form = form_of(node, versions, kind)
             why = _named(node, keep, exclude) or _keep(plan, node, form, huge)
+            if why in (None, FOLLOWS) and kind == ir.DataType.FLOAT16 and graph is not model.graph:
+                why = UNSEEN
             if node in quantized:
                 why = "it belongs to quantized layers"
             elif why is None and node in angles:
@@ -142,7 +147,7 @@ def _keep(plan: Plan, node: ir.Node, form: Form, huge: set[ir.Value]) -> str | N
             huge.update(node.outputs)
         return "it reads values beyond the range"
     if node.op_type in FOLLOWERS and _follows(plan, node):
-        return "all that it reads is in float32"
+        return FOLLOWS
     return None
 
 

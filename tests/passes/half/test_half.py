@@ -321,23 +321,46 @@ def test_keep_takes_operators() -> None:
 # --- graphs in graphs -------------------------------------------------------------------------------
 
 
-def test_bodies_compute_in_half_between_float32_borders() -> None:
-    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[4] x, bool c) => (float[4] y) {
+def branching() -> ir.Model:
+    """One branch multiplies by `k` and divides by it again."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[4] x, bool c, float k) => (float[4] y) {
         o = Relu(x)
         y = If (c) <
-            then_branch = t () => (float[4] a) { d = Sigmoid(o) a = Tanh(d) },
+            then_branch = t () => (float[4] a) { d = Mul(o, k) s = Div(d, k) a = Tanh(s) },
             else_branch = e () => (float[4] b) { b = Identity(o) }
         > }"""
-    model = import_model(ir.to_proto(ir.from_onnx_text(text))).model
-    converted, record = halved(model)
+    return import_model(ir.to_proto(ir.from_onnx_text(text))).model
+
+
+def inner_types(model: ir.Model) -> dict[str, ir.DataType | None]:
+    return {str(v.name): v.dtype for n in all_nodes(model) for v in n.outputs}
+
+
+def test_bodies_compute_in_bfloat16_between_float32_borders() -> None:
+    model = branching()
+    converted, record = halved(model, Half(type="bfloat16"))
     assert record.stats.changed >= 3
-    inner = {str(v.name): v.dtype for n in all_nodes(converted) for v in n.outputs}
-    assert inner["d"] == ir.DataType.FLOAT16
+    assert inner_types(converted)["d"] == ir.DataType.BFLOAT16
     for choice in (True, False):
-        inputs = {"x": np.float32([-1, 0, 0.3, 2]), "c": np.array(choice)}
+        inputs = {"x": np.float32([-1, 0, 0.3, 2]), "c": np.array(choice), "k": np.float32(1e4)}
         got, want = evaluate(converted, inputs)["y"], evaluate(model, inputs)["y"]
         assert got.dtype == np.float32
-        assert np.abs(got - want).max() < 2.0**-9
+        assert np.abs(got - want).max() < 2.0**-6
+
+
+def test_bodies_stay_in_float32_where_float16_could_overflow_unseen() -> None:
+    model = branching()
+    converted, record = halved(model)
+    assert inner_types(converted)["o"] == ir.DataType.FLOAT16
+    assert inner_types(converted)["d"] == ir.DataType.FLOAT
+    assert "in a body" in kept(record)[next(str(n.name) for n in all_nodes(model) if n.op_type == "Tanh")]
+    inputs = {"x": np.float32([-1, 0, 0.3, 20]), "c": np.array(True), "k": np.float32(1e4)}
+    assert np.abs(evaluate(converted, inputs)["y"] - evaluate(model, inputs)["y"]).max() < 2.0**-9
+
+
+def test_a_note_says_that_bodies_stay_in_float32() -> None:
+    assert any("4 operator(s) in bodies" in note for note in halved(branching())[1].stats.notes)
+    assert not any("bodies" in note for note in halved(growing())[1].stats.notes)
 
 
 def test_a_model_in_half_already_is_untouched() -> None:
