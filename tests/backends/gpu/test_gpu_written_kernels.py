@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pared.backends.gpu.schedules import lowbit, lowbit_attention, lowbit_binary, lowbit_blocks
+from pared.backends.gpu.schedules import (
+    lowbit,
+    lowbit_attention,
+    lowbit_binary,
+    lowbit_blocks,
+    lowbit_product,
+)
 from pared.backends.gpu.schedules.lowbit_attention import Shape as Attention
 from pared.backends.gpu.schedules.lowbit_binary import Pack
 from pared.backends.gpu.schedules.lowbit_binary import Shape as Bits
@@ -90,6 +96,27 @@ def test_signs_of_zeros_are_positive_and_padded_with_zeros(columns: int) -> None
     y = np.zeros((7, 2), np.uint32)
     launch(lowbit_binary.write_pack(asdict(Pack(7, columns, "float32"))), x, y)
     assert np.array_equal(y, lowbit_binary.pack_signs(x >= 0))
+
+
+# --- codes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "bits", "data"),
+    [(70, 100, 64, 4, "float16"), (3, 48, 96, 2, "float16"), (5, 100, 96, 8, "float32")],
+)
+def test_a_product_by_codes_takes_any_number_of_tiles(m: int, n: int, k: int, bits: int, data: str) -> None:
+    rng = np.random.default_rng(n)
+    codes, zero = (rng.integers(0, 1 << bits, size).astype(np.uint8) for size in ((n, k), (n, k // 32)))
+    scale, x = rng.uniform(0.01, 0.1, (n, k // 32)).astype(data), rng.normal(size=(m, k)).astype(data)
+    y = np.zeros((m, n), data)
+    shape = lowbit_product.Shape(m, n, k, bits, 32, -1, data, data, 0, False)
+    launch(lowbit_product.write(asdict(shape)), x, lowbit_product.pack(codes, bits), scale, zero, y)
+    of, at = (np.repeat(array, 32, axis=1).astype(np.float64) for array in (scale, zero))
+    w, left = (codes - at) * of, x.astype(np.float64)
+    want, size = left @ w.T, np.abs(left) @ np.abs(w).T
+    rounding = 2.0**-11 if data == "float16" else 2.0**-24
+    assert (np.abs(y - want) <= 2.0**-20 * size + rounding * np.abs(want)).all()
 
 
 # --- blocks -----------------------------------------------------------------------------------------
