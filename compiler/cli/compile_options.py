@@ -33,6 +33,7 @@ Target = Annotated[
 Exclude = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="NODE",
         help="Node name or regular expression (full match) to leave in float; repeatable.",
         rich_help_panel=PRECISION,
     ),
@@ -42,7 +43,7 @@ Precision = Annotated[
     typer.Option(
         metavar="P",
         help="int8, int8-dynamic, int8-datafree, w8 (weights only), w4a8, w4a8-dynamic, b2 (binary bases), "
-        "...; default: float.",
+        "fp16 and bf16 (GPUs), ...; default: float.",
         rich_help_panel=PRECISION,
     ),
 ]  # fmt: skip
@@ -57,7 +58,9 @@ Sparsity = Annotated[
 PruneCriterion = Annotated[
     Criterion | None,
     typer.Option(
-        help="What makes a weight important; default sparsegpt with calibration data, else magnitude.",
+        metavar="NAME",
+        help="What makes a weight important: magnitude, wanda, wanda-dsnot, sparsegpt (default with "
+        "calibration data, else magnitude); datafree: whole channels.",
         rich_help_panel=PRECISION,
     ),
 ]
@@ -88,7 +91,8 @@ ShrinkBy = Annotated[
     Shrink | None,
     typer.Option(
         "--shrink",
-        help="How budgets are met: chains of lower rank (default), or whole channels go.",
+        metavar="HOW",
+        help="How budgets are met: lowrank: chains of lower rank (default); channels: whole channels go.",
         rich_help_panel=PRECISION,
     ),
 ]

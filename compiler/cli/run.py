@@ -47,7 +47,7 @@ def run(
             "--events",
             metavar="E.bin",
             help="A recording instead: events (N-MNIST .bin, .npy or .npz with x, y, t, p) or frames "
-            "[time, ...] (.npy, .npz), run in order of time with the state kept.",
+            r"\[time, ...] (.npy, .npz), run in order of time with the state kept.",
             rich_help_panel=options.DATA,
         ),
     ] = None,

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 from cli_runner import Run
 
 from pared.compiler.cli.app import VERBS
+from pared.compiler.cli.compile_options import Criterion, Shrink
 
 HEAVY = ("onnx", "onnxruntime", "onnx_ir", "numpy", "onnxscript")
 
@@ -51,6 +53,16 @@ def test_help_takes_less_than_half_a_second_of_cpu_time() -> None:
 def test_help_of_a_verb_names_its_json_flag(verb: str, pared: Run) -> None:
     done = pared(verb, "--help")
     assert (done.code, "--json" in done.out) == (0, True)
+
+
+def test_help_shows_brackets_that_are_no_style(pared: Run) -> None:
+    assert "frames [time, ...]" in " ".join(pared("run", "--help").out.replace("│", "").split())
+
+
+def test_choices_in_the_help_are_words_that_are_not_cut(pared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = pared("compile", "--help").out
+    assert all(name in shown for name in (*get_args(Criterion), *get_args(Shrink)))
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
