@@ -56,6 +56,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     from .emit.lowbit_binary import use_binary_layers
     from .emit.lowbit_blocks import use_blocks
     from .emit.lowbit_sparse import use_sparse_products
+    from .emit.real_products import use_real_products
     from .emit.rules import RULES
     from .emit.walk import emit_model
     from .narrow import dequantize_late
@@ -66,6 +67,7 @@ def relax_module(model: ir.Model) -> tvm.IRModule:
     use_attention(draft)
     use_binary_layers(draft)
     use_blocks(draft)
+    use_real_products(draft)
     use_lowbit_products(draft)
     use_sparse_products(draft)
     expand_custom_ops(draft)

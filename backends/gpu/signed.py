@@ -14,8 +14,11 @@ import onnx_ir as ir
 from ...compiler.ir.walk import Names, add_initializer, int_attribute
 from ...compiler.ops.constants import constant_expression
 from ..reference.base import REFERENCE_DOMAIN
+from .emit.lowbit_written import DOMAIN
+from .emit.real_products import OP as REAL_PRODUCT
 
 _SHIFT = 128
+_LAYERS = ("IntegerConv", "IntegerConvTranspose", "IntegerGemm", "IntegerMatMul", REAL_PRODUCT)
 # Operands of the reference's integer layers (backends/reference/regions.py) -> their zero points.
 _OF_LAYERS = {0: 2, 3: 5}
 _OF_RESULTS = 9
@@ -53,14 +56,14 @@ def _zero_points(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
 
 
 def _of_result(node: ir.Node) -> int:
-    if node.domain == REFERENCE_DOMAIN and "output_dtype" in node.attributes:
+    if node.op_type in _LAYERS and node.domain == REFERENCE_DOMAIN:
         return _OF_RESULTS
     plain = node.op_type == "QuantizeLinear" and not node.domain
     return 2 if plain and not int_attribute(node, "output_dtype", 0) else -1
 
 
 def _of_operand(node: ir.Node, index: int) -> int:
-    if node.domain == REFERENCE_DOMAIN and "output_dtype" in node.attributes:
+    if node.op_type in _LAYERS and node.domain in (REFERENCE_DOMAIN, DOMAIN):
         return _OF_LAYERS.get(index, -1)
     return 2 if node.op_type == "DequantizeLinear" and not node.domain and index == 0 else -1
 

@@ -22,7 +22,9 @@ from ...reference.integer import bias_steps
 from ...reference.linear_quant import RANGES
 from .convolution import data_of
 from .lowbit_sparse import integer_sums
+from .lowbit_written import DOMAIN
 from .products import convolve, convolve_transposed, multiply
+from .real_products import OP as REAL_PRODUCT
 from .tables import looked_up, table_of
 from .walk import Array, Emitter, Last, Rule, axis_in_memory, dtype_of, placed, refuse, shape_of
 
@@ -173,18 +175,41 @@ def _product(emitter: Emitter, node: ir.Node) -> Expr:
     """Gemm and MatMul by a constant matrix, or of two computed operands."""
     if constant_expression(node.inputs[_W]) is None:
         return _product_of_data(emitter, node)
-    turned = bool(int_attribute(node, "transB", 0))
-    (x, zero), w = (
-        _signed(emitter, node, emitter.operand(node, 0)),
-        _weights(emitter, node, 0 if turned else -1),
-    )
-    if int_attribute(node, "transA", 0) or w.ndim != 2:
+    if int_attribute(node, "transA", 0) or emitter.array(node, _W).ndim != 2:
         raise refuse(node, "a product by a constant that is no matrix from the right")
+    total, matrix, zero = _sums(emitter, node)
+    return _requantize(emitter, node, total, _offset(emitter, node, zero, matrix, (0,)))
+
+
+def _sums(emitter: Emitter, node: ir.Node) -> tuple[Expr, _Steps, int]:
+    """Return the sums of data by a constant matrix, the matrix [K, N] and the data's zero point."""
+    turned = bool(int_attribute(node, "transB", 0))
+    x, zero = _signed(emitter, node, emitter.operand(node, 0))
+    w = _weights(emitter, node, 0 if turned else -1)
     matrix = w.T if turned else w
     total = integer_sums(emitter, x, matrix) if w.dtype == np.int8 else None
     if total is None:
         total = multiply(emitter, _like(emitter, x, w), matrix, "int32")
-    return _requantize(emitter, node, total, _offset(emitter, node, zero, matrix, (0,)))
+    return total, matrix, zero
+
+
+def _real_product(emitter: Emitter, node: ir.Node) -> Expr:
+    """`float32(sum) * float32(x_scale * w_scale)`, plus the bias of a Gemm."""
+    from tvm import relax, te
+
+    total, matrix, zero = _sums(emitter, node)
+    columns = (matrix.shape[1],)
+    offset = np.broadcast_to(-zero * matrix.astype(np.int64).sum(axis=0), columns).astype(np.int32)
+    unit = np.broadcast_to(_unit(emitter, node), columns)
+
+    def formula(t: te.Tensor, o: te.Tensor, u: te.Tensor) -> te.Tensor:
+        return te.compute(
+            t.shape, lambda *at: (t(*at) + o(at[-1])).astype("float32") * u(at[-1]), name="real"
+        )
+
+    real = emitter.compute("real", formula, total, emitter.constant(offset), emitter.constant(unit))
+    bias = emitter.optional(node, _BIAS)
+    return real if bias is None else emitter.emit(relax.op.add(real, bias))
 
 
 def _product_of_data(emitter: Emitter, node: ir.Node) -> Expr:
@@ -290,6 +315,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (REFERENCE_DOMAIN, "IntegerConvTranspose"): _conv_transpose,
     (REFERENCE_DOMAIN, "IntegerGemm"): _product,
     (REFERENCE_DOMAIN, "IntegerMatMul"): _product,
+    (DOMAIN, REAL_PRODUCT): _real_product,
     ("", "QuantizeLinear"): _quantize,
     ("", "DequantizeLinear"): _dequantize,
 }
