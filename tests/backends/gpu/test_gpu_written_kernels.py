@@ -20,6 +20,7 @@ from pared.backends.gpu.schedules import (
     lowbit_binary,
     lowbit_blocks,
     lowbit_product,
+    lowbit_sparse,
 )
 from pared.backends.gpu.schedules.lowbit_attention import Shape as Attention
 from pared.backends.gpu.schedules.lowbit_binary import Pack
@@ -122,7 +123,7 @@ def test_a_product_by_codes_takes_any_number_of_tiles(m: int, n: int, k: int, bi
 # --- blocks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("m", "n", "k", "block"), [(41, 40, 64, 32), (3, 17, 288, 96)])
+@pytest.mark.parametrize(("m", "n", "k", "block"), [(41, 40, 64, 32), (3, 24, 288, 96)])
 def test_a_product_of_blocks_takes_any_number_of_rows(m: int, n: int, k: int, block: int) -> None:
     rng = np.random.default_rng(m)
     q, w = rng.integers(-127, 128, (m, k)).astype(np.int8), rng.integers(-8, 8, (n, k)).astype(np.int8)
@@ -133,6 +134,23 @@ def test_a_product_of_blocks_takes_any_number_of_rows(m: int, n: int, k: int, bl
     left, right = (np.repeat(s, block, axis=1).astype(np.float64) * x for s, x in ((of_q, q), (of_w, w)))
     size = np.abs(left) @ np.abs(right).T
     assert (np.abs(y - (left @ right.T + bias)) <= 2.0**-22 * size + 1e-6).all()
+
+
+# --- 2:4 --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["int8", "float16"])
+def test_a_product_of_two_in_four_reads_no_data_behind_the_last_column(data: str) -> None:
+    m, n, k, rng = 2, 40, 136, np.random.default_rng(2)
+    w, x = (rng.integers(-99, 99, size).astype(data) for size in ((n, k), (m, k)))
+    gone = rng.permuted(np.tile(range(4), (n * k // 4, 1)), axis=1)[:, :2]
+    np.put_along_axis(w.reshape(-1, 4), gone, 0, axis=1)
+    y = np.zeros((m, n), np.int32 if data == "int8" else np.float16)
+    shape = lowbit_sparse.Shape(m, n, k, data, 0, False)
+    x = x if data == "int8" else (x / np.float16(1024)).astype(data)
+    launch(lowbit_sparse.write(asdict(shape)), x, *lowbit_sparse.pack(w), y)
+    want = x.astype(np.float64) @ w.astype(np.float64).T
+    assert np.array_equal(y, want.astype(y.dtype))
 
 
 # --- attention --------------------------------------------------------------------------------------
