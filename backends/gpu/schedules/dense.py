@@ -71,7 +71,7 @@ def _parameter(function: tirx.PrimFunc, buffer: tirx.Buffer) -> str:
 
 def _lies(block: s_tir.SBlock, region: tirx.BufferRegion, product: Product, roles: tuple[Role, ...]) -> bool:
     """Tell whether a region walks through memory without gaps when the axes of `roles` count up in order."""
-    strides = _strides(block, region)
+    strides = _strides(block, region, product.index)
     if strides is None:
         return False
     expected = 1
@@ -84,11 +84,11 @@ def _lies(block: s_tir.SBlock, region: tirx.BufferRegion, product: Product, role
     return True
 
 
-def _strides(block: s_tir.SBlock, region: tirx.BufferRegion) -> list[int] | None:
+def _strides(block: s_tir.SBlock, region: tirx.BufferRegion, index: str) -> list[int] | None:
     """Return elements from one step of every axis to the next; None where they differ or start elsewhere."""
     from tvm import sym, tirx
 
-    place: tirx.Expr = tirx.IntImm("int64", 0)
+    place: tirx.Expr = tirx.IntImm(index, 0)
     for part, size in zip(region.region, region.source.shape, strict=True):
         place = place * int(size) + part.min
     found = sym.detect_linear_equation(place, [axis.var for axis in block.iter_vars])
