@@ -12,7 +12,7 @@ import numpy as np
 from .backend import Array, Arrays
 from .errors import DataError
 from .event_files import Recording, open_recording
-from .run_file import write_npz
+from .run_file import check_output, write_npz
 from .runtime import load
 from .simulated import simulation_of
 from .streams import EventStream, StreamStep
@@ -48,9 +48,11 @@ def run_events(
     """Run a recording in order of time and write one row per window or frame, with its `time_us`.
 
     Raises:
-        DataError: the recording cannot be read; with `strict`, a bad event, a cut file or an empty one.
+        DataError: `output` is no `.npz` in a folder; the recording cannot be read; with `strict`, a bad
+            event, a cut file or an empty one.
         TargetError: `events-unsupported`, the artifact takes whole samples only.
     """
+    check_output(output)
     recording = open_recording(source)
     if strict:
         _check_whole(recording)

@@ -54,7 +54,7 @@ def run_file(
         DataError: the samples do not fit, or outputs of different samples differ in shape.
         ArtifactError: the artifact is missing or damaged.
     """
-    _check_output(output)
+    check_output(output)
     with load(artifact, threads=threads) as executable:
         samples = open_samples(source, executable.signature, purpose="input")
         results = _run_all(executable, samples, progress, executable.best_rows)
@@ -85,7 +85,8 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> int:
     return path.stat().st_size
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
+    """Refuse a place that cannot be written before anything runs; raises `DataError`."""
     if path.suffix != ".npz":
         raise DataError(
             "output-format", f"--output {path}: only .npz files are written", "end the name in .npz"

@@ -93,6 +93,18 @@ def test_a_table_of_events_taken_for_frames_says_how_events_look(
     assert "a table of events is a .npz of x, y, t, p" in str(error["next_step"])
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("y.txt", "output-format"), ("no/such/folder/y.npz", "output-folder")]
+)
+def test_a_place_for_outputs_is_checked_before_a_recording_runs(
+    artifact: Path, place: Path, pared: Run, name: str, reason: str
+) -> None:
+    file = recording(place / "o.npz", [0, 1])
+    done = pared("run", artifact, "--events", file, "-o", place / name, "--json")
+    assert (done.code, done.json["error"]["reason"]) == (2, reason)  # type: ignore[index,call-overload]
+    assert not (place / name).exists()
+
+
 def row_model(path: Path) -> Path:
     """Write two dense layers behind a row of 200 counts."""
     rng = np.random.default_rng(0)
