@@ -115,7 +115,10 @@ def _opened(source: Source, signature: Signature, purpose: str) -> Samples:
     count = _count(fits, purpose)
     labels = _labels(columns, labels_name, {count, *(fit.column.shape[0] for fit in fits)}, purpose)
     notes += [fit.note for fit in fits if fit.note]
-    return Samples(labels, _scan(fits, labels, purpose), tuple(notes), fits, count, spool)
+    digest, constant = _scan(fits, labels, purpose)
+    if purpose == "calibration":
+        notes += [f"input {name!r} is the same number throughout the calibration data" for name in constant]
+    return Samples(labels, digest, tuple(notes), fits, count, spool)
 
 
 def _columns(source: Source, signature: Signature, purpose: str) -> tuple[Spool | None, dict[str, Column]]:
@@ -238,15 +241,25 @@ def _labels(columns: Mapping[str, Column], name: str | None, allowed: set[int], 
     return labels
 
 
-def _scan(fits: Sequence[Fit], labels: Array | None, purpose: str) -> str:
-    """Read everything once: refuse NaN, Inf and lossy casts, and hash what will be delivered."""
+def _scan(fits: Sequence[Fit], labels: Array | None, purpose: str) -> tuple[str, list[str]]:
+    """Read everything once: refuse NaN, Inf and lossy casts, and hash what will be delivered.
+
+    Returns:
+        The digest, and the inputs of more than one float a sample whose floats are all equal.
+    """
     digest = hashlib.sha256()
+    constant = []
     for fit in sorted(fits, key=lambda fit: fit.port.name):
         digest.update(f"{fit.port.name}|{fit.dtype.str}|{fit.row_shape}|{fit.column.shape[0]}|".encode())
         row_bytes = fit.column.dtype.itemsize * math.prod(fit.column.shape[1:])
+        seen: set[float] = set()
         for block in fit.checked(max(1, _SCAN_BYTES // max(row_bytes, 1)), purpose):
             digest.update(block.tobytes())
+            if len(seen) < 2 and block.dtype.kind == "f" and math.prod(fit.column.shape[1:]) > 1:
+                seen |= {float(block.min()), float(block.max())}
+        if len(seen) == 1:
+            constant.append(fit.port.name)
     if labels is not None:
         digest.update(f"labels|{labels.dtype.str}|{labels.shape}|".encode())
         digest.update(labels.tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest(), constant

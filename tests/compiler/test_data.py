@@ -301,6 +301,19 @@ def test_a_file_without_samples_is_empty_data(tmp_path: Path) -> None:
     assert reason(tmp_path / "x.npy") == "calibration-empty"
 
 
+def test_calibration_data_that_never_change_are_noted() -> None:
+    flat = {"x": np.zeros_like(X)}
+    (note,) = opened(flat).notes
+    assert note == "input 'x' is the same number throughout the calibration data"
+    assert open_samples(flat, FIXED, purpose="test").notes == ()
+    assert opened({"x": X}).notes == ()
+
+
+def test_a_setting_may_be_the_same_in_all_calibration_data() -> None:
+    rate = sig(("rate", "FLOAT", (1, 1)), ("kind", "INT32", (1, 2)))
+    assert opened({"rate": np.ones((5, 1), np.float32), "kind": np.ones((5, 2), np.int32)}, rate).notes == ()
+
+
 @pytest.mark.parametrize("rows", [X[:0], np.full_like(X, np.nan), X[:, :2], X.astype("S3")])
 def test_what_is_wrong_with_a_file_names_the_file_once(tmp_path: Path, rows: np.ndarray) -> None:
     path = npz(tmp_path / "samples.npz", x=rows)
