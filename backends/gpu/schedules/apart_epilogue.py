@@ -32,15 +32,28 @@ def map_epilogue(function: tirx.PrimFunc) -> tirx.PrimFunc:
     *rows, columns = schedule.get_loops(result)
     vector = gcd(int(schedule.get(columns).extent), _VECTOR)
     columns, inner = schedule.split(columns, [None, vector])
-    grid, thread = schedule.split(schedule.fuse(*rows, columns), [None, _THREADS])
+    schedule.unroll(inner)
+    one = schedule.fuse(*rows, columns)
+    _write(schedule, result, one)
+    # Behind it, so that writing too is shut out beyond the last result.
+    grid, thread = schedule.split(one, [None, _THREADS])
     schedule.bind(grid, "blockIdx.x")
     schedule.bind(thread, "threadIdx.x")
-    schedule.unroll(inner)
     if sums is None:
         _load(schedule, result, thread)
     else:
         _add_up(schedule, sums, thread)
     return schedule.mod["main"]
+
+
+def _write(schedule: s_tir.Schedule, result: SBlockRV, one: LoopRV) -> None:
+    """Let a thread compute its results in registers and write them at once, where they are neighbours."""
+    block = schedule.get(result)
+    if not block.writes[0].region[-1].min.same_as(block.iter_vars[-1].var):
+        return
+    copy = schedule.cache_write(result, 0, "local")
+    schedule.reverse_compute_at(copy, one, preserve_unit_loops=True)
+    schedule.vectorize(schedule.get_loops(copy)[-1])
 
 
 def _load(schedule: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> None:
