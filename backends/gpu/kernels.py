@@ -11,6 +11,7 @@ from .by_library import around_product, by_library, read_choice
 from .program import DeviceFunction, Dims, Kernel, Tensor
 from .schedules import lowbit
 from .schedules.base import Chip, chip_of, target_of
+from .schedules.copies import with_copies
 from .schedules.table import alternatives, choose
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _AXES = {"blockIdx": 0, "threadIdx": 1}
 
 # TVM would let a buffer of one type live in the memory of another, and then refuses the tensor cores' loads.
-_LOWERING = {"tirx.disable_storage_rewrite": True}
+# Copies that a schedule asks to be asynchronous are `cp.async`; others stay what they are.
+_LOWERING = {"tirx.disable_storage_rewrite": True, "tirx.use_async_copy": True}
 _BYTES_OF_VECTOR = re.compile(r"make_int([24])\(((?:\(signed char\)-?\d+(?:, )?){8,16})\)")
 
 
@@ -98,7 +100,7 @@ def generate(
     module = tirx.transform.BindTarget(target)(tvm.IRModule(dict(functions)))
     pipeline, _, finish = tirx.get_default_tir_pipeline(target)
     with tvm.transform.PassContext(config=_LOWERING):
-        host, devices = split_host_device_mods(pipeline(module))
+        host, devices = split_host_device_mods(with_copies(pipeline(module)))
     (device,) = [finish()(part) for part in devices.values()] or [tvm.IRModule()]
     found = {
         name: _device_function(f, host[name], device, 0 if name in contracted else 1)

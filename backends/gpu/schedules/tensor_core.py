@@ -1,7 +1,7 @@
 """Products and convolutions on tensor cores, with everything behind them in the same kernel.
 
 for every tile of C (one block of threads):
-    for k in steps of 64 bytes:            two steps are under way at once
+    for k in steps of 64 bytes:            the next ones are on their way (pipeline.py)
         A, B: device memory -> shared memory, 16 bytes per thread; pads and layouts are resolved here
         shared memory -> fragments -> products
     fragments -> shared memory -> bias, rounding, residual, activation -> device memory
@@ -16,6 +16,7 @@ from .base import Chip, Entry, Named
 from .gemm_form import Product, Role, product_of
 from .inline import inline_into_readers, inline_into_writers
 from .matrices import fused, to_matrices
+from .pipeline import LEAST_BYTES, Way, ahead, copy_ahead, is_copy, through_registers
 from .tiles import Tile, ranked
 from .wmma import SIZE, SUMS, Intrinsics, intrinsics
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _MIN_I, _MIN_J, _MIN_K = 12, 8, 16
 _WARP = 32
 _VECTOR_BYTES = 16
-# Fewest bytes that are worth registers of their own while the step before is multiplied.
-_STAGED_BYTES = 4
 # Results that a thread writes at once.
 _OUTPUTS = 4
 # Tiles that a device may time.
@@ -45,13 +44,15 @@ def _takes(function: tirx.PrimFunc, chip: Chip) -> bool:
 
 def _apply(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     product, tiles = _tiles(function, chip)
-    return _tiled(function, product, tiles[0])
+    return _tiled(function, product, tiles[0], chip)
 
 
 def _others(function: tirx.PrimFunc, chip: Chip) -> Named:
     product, tiles = _tiles(function, chip)
+    if product.extent("k") > tiles[0].k:
+        yield "tensor-core registers", _tiled(function, product, tiles[0], chip, "registers")
     for tile in tiles[1:_TIMED]:
-        yield f"tensor-core {tile.i}x{tile.j}", _tiled(function, product, tile)
+        yield f"tensor-core {tile.i}x{tile.j}", _tiled(function, product, tile, chip)
 
 
 def _tiles(function: tirx.PrimFunc, chip: Chip) -> tuple[Product, list[Tile]]:
@@ -61,11 +62,14 @@ def _tiles(function: tirx.PrimFunc, chip: Chip) -> tuple[Product, list[Tile]]:
     return product, ranked(size, product.width(0), chip)
 
 
-def _tiled(function: tirx.PrimFunc, product: Product, tile: Tile) -> tirx.PrimFunc:
+def _tiled(
+    function: tirx.PrimFunc, product: Product, tile: Tile, chip: Chip, way: Way = "copies"
+) -> tirx.PrimFunc:
     from tvm import s_tir
 
     schedule = s_tir.Schedule(function)
-    _Tiled(schedule, product, tile).run()
+    steps = -(-product.extent("k") // tile.k)
+    _Tiled(schedule, product, tile).run(ahead(tile, product.width(0), steps, chip), way)
     return schedule.mod["main"]
 
 
@@ -77,17 +81,16 @@ class _Tiled:
         self._by_columns = product.runs[1][1] == "k"
         self._steps: Intrinsics = intrinsics(product.dtypes[0], b_by_columns=self._by_columns)
         self._block: SBlockRV = schedule.get_sblock(product.block)
-        # Single elements would take too many registers on their way.
-        vectors = [self._vector(side) * product.width(side) for side in (0, 1)]
-        self._staged = min(vectors) >= _STAGED_BYTES and product.extent("k") > tile.k
 
-    def run(self) -> None:
-        """Schedule everything."""
+    def run(self, steps: int, way: Way) -> None:
+        """Schedule everything; operands are copied `steps` ahead, or wait in registers for the next one."""
         self._to_matrices()
         depth, warp = self._split()
         fetched = [self._fetch(side, depth) for side in (0, 1)]
         for block in fetched:
             inline_into_readers(self._schedule, block)
+        if steps:
+            self._overlap(depth, fetched, steps, way)
         self._load_fragments()
         self._store(warp)
         self._multiply(depth)
@@ -118,10 +121,6 @@ class _Tiled:
         schedule.bind(warp, "threadIdx.y")
         for loop in (self._k1, i2, j2):
             schedule.unroll(loop)
-        if self._staged:
-            # Load A and B of the next step into registers, multiply this one, then store A and B.
-            schedule.annotate(k0, "software_pipeline_stage", [0, 0, 0, 0, 1])
-            schedule.annotate(k0, "software_pipeline_order", [0, 3, 1, 4, 2])
         return k0, warp
 
     def _fetch(self, side: int, depth: LoopRV) -> SBlockRV:
@@ -137,10 +136,17 @@ class _Tiled:
         # Rows of 16 bytes more than a power of two lie in different banks of shared memory.
         width = self._product.width(side)
         schedule.storage_align(block, 0, axis=-2, factor=32 // width, offset=16 // width)
-        if self._staged:
-            schedule.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
-            schedule.annotate(block, "double_buffer_scope", 0)
         return block
+
+    def _overlap(self, depth: LoopRV, fetched: list[SBlockRV], steps: int, way: Way) -> None:
+        """Let operands be on their way while others are multiplied."""
+        # Single elements would take too many registers, and no copy is that small.
+        if min(self._vector(side) * self._product.width(side) for side in (0, 1)) < LEAST_BYTES:
+            return
+        if way == "copies" and all(is_copy(self._schedule.get(block)) for block in fetched):
+            copy_ahead(self._schedule, depth, steps)
+        else:
+            through_registers(self._schedule, depth, fetched)
 
     def _vector(self, side: int) -> int:
         """Return how many elements a thread copies at once: up to 16 bytes of one stretch of memory."""

@@ -48,20 +48,21 @@ def _quantized(layer: str, x: str, *w: int) -> ir.Model:
 
 _PADS = "pads = [1,1,1,1]"
 _VECTORS = r"ld\.global\.(nc\.)?v4"
+_COPIES = r"(?s)cp\.async\.cg\.shared\.global [^;]*, 16;.*wait_group [1-9];"
 _TENSOR = r"mma\.(sync\.aligned|load)\S*"
 
 # What the PTX of a model's kernels must contain.
 _MODELS: dict[str, tuple[Callable[[], ir.Model], list[str]]] = {
     "float16": (
         lambda: _half("float16", f"y = Conv<{_PADS}>(x, w)", "1,64,14,14", w=(64, 64, 3, 3)),
-        [_TENSOR + r"f32\.f32|" + _TENSOR + r"f16\.f16", _VECTORS],
+        [_TENSOR + r"f32\.f32|" + _TENSOR + r"f16\.f16", _COPIES],
     ),
     "bfloat16": (
-        lambda: _half("bfloat16", "y = MatMul(x, w)", "64,128", w=(128, 64)), [_TENSOR + "bf16", _VECTORS]
+        lambda: _half("bfloat16", "y = MatMul(x, w)", "64,128", w=(128, 64)), [_TENSOR + "bf16", _COPIES]
     ),
     "int8": (
         lambda: _quantized(f"Conv<{_PADS}>", "1,64,14,14", 64, 64, 3, 3),
-        [_TENSOR + r"s32\.s8\.s8\.s32", _VECTORS],
+        [_TENSOR + r"s32\.s8\.s8\.s32", _COPIES],
     ),
     "int8, one row": (
         lambda: _quantized("Gemm", "1,1024", 1024, 256), [r"dp4a\.s32\.s32", _VECTORS, r"shfl\.sync"]
