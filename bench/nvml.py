@@ -9,9 +9,8 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from ..compiler.records import Metric, Origin
 
@@ -94,14 +93,6 @@ class Nvml:
         """Let go of the library."""
         self._nvml.nvmlShutdown()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def energy_metrics(bus_id: str, run: Callable[[], int], *, seconds: float) -> tuple[Metric, ...]:
     """Return energy per run above idle, and the idle power subtracted; values are None with the reason.
@@ -112,7 +103,7 @@ def energy_metrics(bus_id: str, run: Callable[[], int], *, seconds: float) -> tu
         seconds: how long to idle, and how long to run.
     """
     try:
-        with Nvml(bus_id) as nvml:
+        with closing(Nvml(bus_id)) as nvml:
             if seconds < _LEAST_SECONDS:
                 raise NvmlError(f"the counter needs {_LEAST_SECONDS} s, {seconds:g} s were given")
             return _energy(nvml, run, seconds)
@@ -152,7 +143,7 @@ def _sleep() -> int:
 def state_metrics(bus_id: str, when: str) -> tuple[Metric, ...]:
     """Return temperature and clocks; values are None with the reason."""
     try:
-        with Nvml(bus_id) as nvml:
+        with closing(Nvml(bus_id)) as nvml:
             state, why = nvml.state(), "the device does not tell"
     except NvmlError as err:
         state, why = State(None, None, None), str(err)
