@@ -39,6 +39,7 @@ class Machine:
         c_compiler: what links models of engine `native`: path of a C compiler, or how to run that of the
             package ziglang; None when there is neither. Nothing else needs one.
         gpus: CUDA devices that the driver shows, as `sm_90`.
+        cuda_compiler: path of nvcc, which compiles for GPUs; None where there is none. Running needs none.
     """
 
     system: str
@@ -52,6 +53,7 @@ class Machine:
     rapl_how: str
     c_compiler: str | None
     gpus: tuple[str, ...] = ()
+    cuda_compiler: str | None = None
 
     @property
     def name(self) -> str:
@@ -75,6 +77,7 @@ def find_machine() -> Machine:
         rapl_how=how,
         c_compiler=_c_compiler(),
         gpus=cuda_devices(),
+        cuda_compiler=shutil.which("nvcc"),
     )
 
 

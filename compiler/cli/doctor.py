@@ -68,6 +68,11 @@ def _machine(machine: Machine) -> RenderableType:
                 "C compiler",
                 machine.c_compiler or "none; engine native links with one, or with the package ziglang",
             ),
+            (
+                "GPUs",
+                ", ".join(machine.gpus) or "none that a CUDA driver shows; compiling for GPUs needs none",
+            ),
+            ("nvcc", machine.cuda_compiler or "not on the PATH; targets gpu-cuda-* are compiled with it"),
         ]
     )
 

@@ -84,3 +84,26 @@ def test_an_onnxruntime_too_old_for_our_files_is_a_clash(
 ) -> None:
     monkeypatch.setattr(doctor, "probe_onnx_support", lambda: support)
     assert [c.reason for c in doctor.examine().clashes] == [reason]
+
+
+def test_what_gpu_targets_need_is_told_with_what_it_is_for(
+    pared: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pared.compiler.machine.cuda_devices", lambda: ())
+    monkeypatch.setenv("PATH", "/nowhere")
+    shown = " ".join(pared("doctor").out.split())
+    assert "GPUs none that a CUDA driver shows; to compile for GPUs none is needed" in shown
+    assert "nvcc not on the PATH; targets gpu-cuda-* are compiled with it" in shown
+
+
+def test_gpus_and_nvcc_that_are_here_are_named(
+    pared: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "nvcc"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr("pared.compiler.machine.cuda_devices", lambda: ("sm_90", "sm_80"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    machine = pared("doctor", "--json").json["machine"]
+    assert isinstance(machine, dict)
+    assert (machine["gpus"], machine["cuda_compiler"]) == (["sm_90", "sm_80"], str(compiler))
