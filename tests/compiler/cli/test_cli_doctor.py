@@ -86,13 +86,11 @@ def test_an_onnxruntime_too_old_for_our_files_is_a_clash(
     assert [c.reason for c in doctor.examine().clashes] == [reason]
 
 
-def test_what_gpu_targets_need_is_told_with_what_it_is_for(
-    pared: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_gpu_targets_need_is_told_too(pared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pared.compiler.machine.cuda_devices", lambda: ())
     monkeypatch.setenv("PATH", "/nowhere")
     shown = " ".join(pared("doctor").out.split())
-    assert "GPUs none that a CUDA driver shows; to compile for GPUs none is needed" in shown
+    assert "GPUs none that a CUDA driver shows; compiling for GPUs needs none" in shown
     assert "nvcc not on the PATH; targets gpu-cuda-* are compiled with it" in shown
 
 
