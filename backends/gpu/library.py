@@ -244,7 +244,7 @@ def use_library(device: Device, programs: Sequence[Program]) -> tuple[dict[Matri
         return {}, ""
     library, why = open_library(device)
     if library is None:
-        return {}, f"{why}: kernels run instead of {len(wanted)} products that it was faster at"
+        return {}, f"{why}: products that it was faster at ({len(wanted)}) run as kernels"
     found = {product: queue for product in wanted if (queue := library.ready(product)) is not None}
     return found, _note(library.version, wanted, len(found))
 
@@ -256,5 +256,5 @@ def _note(version: int, wanted: Sequence[MatrixProduct], found: int) -> str:
         others = ", ".join(version_text(one) for one in sorted(timed))
         said.append(f"products were timed with {NAME} {others}, this is {here}")
     if found < len(wanted):
-        said.append(f"{here} does not take {len(wanted) - found} products: kernels run")
+        said.append(f"{here} takes {found} of {len(wanted)} products, kernels do the others")
     return "; ".join(said)
