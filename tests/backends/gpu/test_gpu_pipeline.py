@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -16,12 +17,16 @@ from test_gpu_schedules import integers, quantized, run
 
 from pared.backends.gpu.kernels import generate
 from pared.backends.gpu.module import calls_of, relax_module
+from pared.backends.gpu.schedules import tensor_core
 from pared.backends.gpu.schedules.base import chip_of
 from pared.backends.gpu.schedules.pipeline import ahead
 from pared.backends.gpu.schedules.table import alternatives
 from pared.backends.gpu.schedules.tiles import Tile
 from pared.backends.gpu.simulate import simulate
 from pared.backends.reference import derive_bound, evaluate
+
+if TYPE_CHECKING:
+    from tvm import tirx
 
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on the PATH")
 
@@ -108,28 +113,75 @@ def test_single_bytes_are_loaded() -> None:
 
 
 @needs_gxx
-def test_all_timed_alternatives_compute_the_same() -> None:
+@pytest.mark.parametrize("by_columns", [True, False])
+def test_every_tile_computes_the_product(by_columns: bool) -> None:
+    """Sizes of more than one tile, none of them full; operands are copied, or wait in registers."""
+    from tvm import te
+
+    i, j, k = 140, 136, 144
+    a = te.placeholder((i, k), "int8", "a")
+    b = te.placeholder((j, k) if by_columns else (k, j), "int8", "b")
+    axis = te.reduce_axis((0, k), "k")
+    places = (lambda y: (y, axis)) if by_columns else (lambda y: (axis, y))
+    c = te.compute(
+        (i, j), lambda x, y: te.sum(a[x, axis].astype("int32") * b[places(y)].astype("int32"), axis=axis), "c"
+    )
+    function = te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")
+    rng = np.random.default_rng(0)
+    given = [integers(rng, i, k), integers(rng, *((j, k) if by_columns else (k, j)))]
+    want = given[0].astype(np.int32) @ (given[1].T if by_columns else given[1]).astype(np.int32)
+    product, tiles = tensor_core._tiles(function, chip_of(ARCH))
+    options = [(tile, "copies") for tile in tiles] + [(tiles[0], "registers")]
+    for tile, way in options:
+        source, got = _simulated(tensor_core.tiled(function, product, tile, chip_of(ARCH), way), given, want)
+        assert _copies(source) == (way == "copies")
+        assert np.array_equal(got, want), tile
+
+
+def _simulated(function: tirx.PrimFunc, given: list[np.ndarray], want: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return a scheduled product's source, and what it computes thread by thread."""
+    sources, launches = generate({"main": function.with_attr("global_symbol", "main")}, ARCH, ())
+    (kernel,) = launches["main"].kernels
+    got = np.full_like(want, 77)
+    arrays = dict(zip(launches["main"].parameters, (*given, got), strict=True))
+    ordered = [arrays[parameter] for parameter in kernel.parameters]
+    simulate(sources[1], kernel.name, kernel.grid, kernel.block, kernel.shared_bytes, ordered)
+    return sources[1], got
+
+
+def test_the_copied_choice_and_the_one_through_registers_are_timed() -> None:
     rng = np.random.default_rng(3)
-    model = quantized("Gemm", "40,200", integers(rng, 200, 48), rng)
+    for k, both in ((200, True), (50, False)):
+        model = quantized("Gemm", f"40,{k}", integers(rng, k, 48), rng)
+        (function,) = calls_of(relax_module(model)).functions.values()
+        names = [name for name, _ in alternatives(function.with_attr("global_symbol", "main"), chip_of(ARCH))]
+        assert ("tensor-core registers" in names) == both
+        assert len(set(names)) == len(names)
+
+
+def test_through_registers_loads_come_before_products_and_stores_behind() -> None:
+    rng = np.random.default_rng(3)
+    model = quantized("Gemm", "40,208", integers(rng, 208, 48), rng)
     (function,) = calls_of(relax_module(model)).functions.values()
-    options = dict(alternatives(function.with_attr("global_symbol", "main"), chip_of(ARCH)))
-    assert "tensor-core registers" in options
-    buffers = [tuple(int(n) for n in p.ty.shape) for p in function.params]
-    kinds = [str(p.ty.dtype) for p in function.params]
-    given = [rng.integers(-99, 99, s).astype(k) for s, k in zip(buffers, kinds, strict=True)]
-    results = []
-    for name, option in options.items():
-        if not name.startswith("tensor-core"):
-            continue
-        sources, launches = generate({"main": option}, ARCH, ())
-        (kernel,) = launches["main"].kernels
-        arrays = {p.name: a.copy() for p, a in zip(option.params, given, strict=True)}
-        ordered = [arrays[parameter] for parameter in kernel.parameters]
-        simulate(sources[1], kernel.name, kernel.grid, kernel.block, kernel.shared_bytes, ordered)
-        results.append(arrays[option.params[-1].name])
-        assert ("commit_group();" in sources[1]) == (name != "tensor-core registers")
-    assert len(results) > 2
-    assert all(np.array_equal(result, results[0]) for result in results)
+    function = function.with_attr("global_symbol", "main")
+    product, tiles = tensor_core._tiles(function, chip_of(ARCH))
+    scheduled = tensor_core.tiled(function, product, tiles[0], chip_of(ARCH), "registers")
+    sources, _ = generate({"main": scheduled.with_attr("global_symbol", "main")}, ARCH, ())
+    step = sources[1].split("for (int ax3_0_0 = 0")[1]
+    load, multiply, store = step.index("_local_ptr"), step.index("mma_sync("), _STORE.search(step)
+    assert store is not None
+    assert load < multiply < store.start()
+
+
+@pytest.mark.parametrize(("kind", "bytes_of"), [("float16", 2), ("int8", 1)])
+def test_rows_in_shared_memory_begin_in_different_banks(kind: str, bytes_of: int) -> None:
+    rng = np.random.default_rng(3)
+    quantized_model = quantized("Gemm", "40,200", integers(rng, 200, 48), rng)
+    model = _float("float16", "MatMul(x, w)", (40, 200), (200, 48)) if kind == "float16" else quantized_model
+    source = "".join(compiled(model)[2].sources)
+    rows = [int(n) * bytes_of for n in re.findall(r"load_matrix_sync\(.*, (\d+)\);", source)]
+    assert rows
+    assert all(row % 32 == 16 for row in rows)
 
 
 @pytest.mark.parametrize(
