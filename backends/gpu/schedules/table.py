@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from . import depthwise, fallback, gemv, recurrent, tensor_core
+from . import depthwise, fallback, gemv, recurrent, split, tensor_core
 from .base import Chip, Entry
 
 if TYPE_CHECKING:
     from tvm import tirx
 
 TABLE: tuple[Entry, ...] = (
-    *recurrent.ENTRIES, *depthwise.ENTRIES, *gemv.ENTRIES, *tensor_core.ENTRIES, *fallback.ENTRIES,
+    *recurrent.ENTRIES, *depthwise.ENTRIES, *gemv.ENTRIES, split.CHOSEN, *tensor_core.ENTRIES, split.TIMED,
+    *fallback.ENTRIES,
 )  # fmt: skip
 
 

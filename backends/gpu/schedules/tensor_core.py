@@ -34,7 +34,8 @@ _OUTPUTS = 4
 _TIMED = 5
 
 
-def _takes(function: tirx.PrimFunc, chip: Chip) -> bool:
+def takes(function: tirx.PrimFunc, chip: Chip) -> bool:
+    """Tell whether a function is a product, or convolution, large enough and of the types of tensor cores."""
     product = product_of(function)
     if product is None or product.dtypes[0] != product.dtypes[1] or product.dtypes[0] not in SUMS:
         return False
@@ -44,15 +45,15 @@ def _takes(function: tirx.PrimFunc, chip: Chip) -> bool:
 
 def _apply(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     product, tiles = _tiles(function, chip)
-    return _tiled(function, product, tiles[0], chip)
+    return tiled(function, product, tiles[0], chip)
 
 
 def _others(function: tirx.PrimFunc, chip: Chip) -> Named:
     product, tiles = _tiles(function, chip)
     if product.extent("k") > tiles[0].k:
-        yield "tensor-core registers", _tiled(function, product, tiles[0], chip, "registers")
+        yield "tensor-core registers", tiled(function, product, tiles[0], chip, "registers")
     for tile in tiles[1:_TIMED]:
-        yield f"tensor-core {tile.i}x{tile.j}", _tiled(function, product, tile, chip)
+        yield f"tensor-core {tile.i}x{tile.j}", tiled(function, product, tile, chip)
 
 
 def _tiles(function: tirx.PrimFunc, chip: Chip) -> tuple[Product, list[Tile]]:
@@ -62,9 +63,14 @@ def _tiles(function: tirx.PrimFunc, chip: Chip) -> tuple[Product, list[Tile]]:
     return product, ranked(size, product.width(0), chip)
 
 
-def _tiled(
+def tiled(
     function: tirx.PrimFunc, product: Product, tile: Tile, chip: Chip, way: Way = "copies"
 ) -> tirx.PrimFunc:
+    """Return a function with `product` mapped to blocks of threads that compute a tile each.
+
+    Raises:
+        ScheduleError: what stands around the product is not to be transformed.
+    """
     from tvm import s_tir
 
     schedule = s_tir.Schedule(function)
@@ -218,4 +224,4 @@ class _Tiled:
         schedule.tensorize(schedule.get_loops(self._inner)[-3], self._steps.multiply)
 
 
-ENTRIES = (Entry("tensor-core", _takes, _apply, _others),)
+ENTRIES = (Entry("tensor-core", takes, _apply, _others),)
