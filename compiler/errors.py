@@ -69,11 +69,16 @@ class Cancelled(ParedError):
 def nearest(name: str, valid: list[str], limit: int = 3) -> str:
     """Return the valid names closest to a mistyped one, for error texts.
 
+    Names that it is a part of are closer than those that look alike.
+
     >>> nearest("canonicalise", ["canonicalize", "quantize"])
     'did you mean canonicalize? valid: canonicalize, quantize'
+    >>> nearest("gpu", ["cpu", "gpu-cuda-sm90"])
+    'did you mean gpu-cuda-sm90? valid: cpu, gpu-cuda-sm90'
     """
     import difflib
 
-    close = difflib.get_close_matches(name, valid, n=limit, cutoff=0.5)
+    whole = [other for other in valid if len(name) > 2 and name.lower() in other.lower()][:limit]
+    close = whole or difflib.get_close_matches(name, valid, n=limit, cutoff=0.5)
     listing = "valid: " + ", ".join(sorted(valid))
     return f"did you mean {' or '.join(close)}? {listing}" if close else listing
