@@ -36,7 +36,8 @@ class Api:
             raise MissingTool(
                 "cuda-driver-missing",
                 f"the CUDA driver ({name or 'libcuda.so.1'}) is not on this machine",
-                "run the artifact on a machine with an NVIDIA GPU; compiling needs none",
+                "run the artifact on a machine with an NVIDIA GPU, or emulate it: pip install 'pared[gpu]', "
+                "PARED_CUDA_DEVICE=emulated",
             )
         self._driver = driver
         self.lost: dict[int, str] = {}

@@ -97,8 +97,9 @@ def test_a_full_device_says_how_much_was_needed(fake: Fake) -> None:
 def test_without_a_driver_the_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARED_CUDA_DRIVER", "/nowhere/libcuda.so.1")
     assert cuda_devices() == ()
-    with pytest.raises(MissingTool, match="/nowhere/libcuda"):
+    with pytest.raises(MissingTool, match="/nowhere/libcuda") as caught:
         open_driver()
+    assert "PARED_CUDA_DEVICE=emulated" in caught.value.next_step
 
 
 def test_a_driver_without_devices_says_so(fake: Fake) -> None:
