@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 OP = "FusedAttention"
 
-_REALS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
 
 @dataclass(frozen=True, eq=False)
 class _Operand:
@@ -105,10 +103,7 @@ def _around(softmax: ir.Node) -> _Found | None:
     sizes, scores = static_shape(softmax.outputs[0]), scores_of(softmax.inputs[0])
     if sizes is None or len(sizes) not in (3, 4) or not all(sizes) or scores is None:
         return None
-    if (
-        int_attribute(softmax, "axis", -1) not in (-1, len(sizes) - 1)
-        or scores.product.outputs[0].dtype not in _REALS
-    ):
+    if int_attribute(softmax, "axis", -1) not in (-1, len(sizes) - 1):
         return None
     weights, safe = _without_nan(softmax.outputs[0])
     weights = _narrowed(weights, scores.product.outputs[0].dtype)
@@ -138,8 +133,8 @@ def _without_nan(value: ir.Value) -> tuple[ir.Value, bool]:
     test, choice = users.get("IsNaN"), users.get("Where")
     if len(value.uses()) != 2 or test is None or choice is None or value.is_graph_output():
         return value, False
-    zero, other = constant_expression(choice.inputs[1]), choice.inputs[2]
-    only = only_user(test.outputs[0]) is choice and choice.inputs[0] is test.outputs[0] and other is value
+    zero = constant_expression(choice.inputs[1])
+    only = only_user(test.outputs[0]) is choice and choice.inputs[0] is test.outputs[0]
     plain = zero is not None and not zero.any() and static_shape(choice.outputs[0]) == static_shape(value)
     return (choice.outputs[0], True) if only and plain else (value, False)
 

@@ -120,6 +120,4 @@ def _number(value: ir.Value | None) -> float | None:
     if array is None or not array.size:
         return None
     first = float(array.flat[0])
-    if not bool((array == array.flat[0]).all()):
-        return None
-    return first if np.isfinite(first) or first == -np.inf else None
+    return first if bool((array == array.flat[0]).all()) and first < np.inf else None

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 from gpu_models import ARCH, compiled
 
 from pared.backends.gpu.emulate import EmulatedDevice
@@ -13,6 +14,8 @@ from pared.backends.gpu.executable import GpuExecutable
 from pared.backends.gpu.simulate import SimulatedDevice, images
 from pared.backends.reference import derive_bound, evaluate
 from pared.compiler.backend import Arrays
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
 
 def devices(model: ir.Model) -> tuple[list[str], list[GpuExecutable]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +12,12 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import compiled, emulated, model_of
-from gpu_simulated import devices
+from gpu_simulated import functions_within_bound, needs_nvcc
 
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.reference import derive_bound, evaluate
 from pared.compiler.backend import Arrays
 from pared.compiler.ir.importer import import_model
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
 
 @dataclass(frozen=True)
@@ -109,12 +106,7 @@ def kernels_of(model: ir.Model) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_attention_is_one_kernel_within_the_bound(case: Case) -> None:
-    model, x = attention(case), samples(case, case.d)
-    names, found = devices(model)
-    assert names == ["attention"]
-    want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
-    for device in found:
-        assert bound.accepts(device.run(x)["y"], want)
+    assert functions_within_bound(attention(case), samples(case, case.d)) == ["attention"]
 
 
 def test_a_head_of_odd_width_stays_single_operators() -> None:

@@ -227,6 +227,33 @@ def test_chosen_scores_that_somebody_else_reads_stay() -> None:
     assert not is_fused(model)
 
 
+def test_weights_that_somebody_else_reads_stay() -> None:
+    model = model_of(
+        """t = Transpose<perm = [0,1,3,2]>(k)
+           s = MatMul(q, t)
+           r = Softmax<axis = -1>(s)
+           i = IsNaN(r)
+           p = Where(i, zero, r)
+           y = MatMul(p, v)
+           n = Neg(r)""",
+        "float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v", "float[1,2,8,16] y, float[1,2,8,8] n",
+        zero=np.float32(0),
+    )  # fmt: skip
+    assert not is_fused(model)
+
+
+def test_scores_of_halves_that_weigh_values_of_float32_stay() -> None:
+    model = model_of(
+        """t = Transpose<perm = [0,1,3,2]>(k)
+           s = MatMul(q, t)
+           w = Cast<to = 1>(s)
+           p = Softmax<axis = -1>(w)
+           y = MatMul(p, v)""",
+        "float16[1,2,8,16] q, float16[1,2,8,16] k, float[1,2,8,16] v", "float[1,2,8,16] y",
+    )  # fmt: skip
+    assert not is_fused(model)
+
+
 @pytest.mark.parametrize("causal", [0, 1])
 def test_the_operator_attention_takes_truth_values(causal: int) -> None:
     inputs = f"float[1,2,{L},16] q, float[1,2,{S},16] k, float[1,2,{S},16] v, bool[{L},{S}] c"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,10 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import compiled, model_of
-from gpu_simulated import devices
+from gpu_simulated import exact_functions, functions_within_bound, needs_nvcc
 
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.gpu.schedules import lowbit_product
-from pared.backends.reference import derive_bound, evaluate
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
 
 @dataclass(frozen=True)
@@ -81,9 +77,7 @@ def test_a_product_by_few_bits_stays_in_the_bound(case: Case) -> None:
     rng = np.random.default_rng(case.n)
     model = product(case, rng)
     x = {"x": rng.normal(size=(case.m, case.k)).astype(np.float16 if case.data == "float16" else np.float32)}
-    want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
-    for device in devices(model)[1]:
-        assert bound.accepts(device.run(x)["y"], want)
+    functions_within_bound(model, x)
 
 
 def test_bfloat16_keeps_its_own_bits() -> None:
@@ -99,11 +93,7 @@ def test_bfloat16_keeps_its_own_bits() -> None:
         s=rng.uniform(0.01, 0.1, (3, 20)).astype(np.float32),
     )  # fmt: skip
     x = {"x": rng.normal(size=(3, 96)).astype(np.float32)}
-    want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
-    names, found = devices(model)
-    assert "w4_product" in names
-    for device in found:
-        assert bound.accepts(device.run(x)["y"], want)
+    assert "w4_product" in functions_within_bound(model, x)
 
 
 def test_a_quantized_layer_with_weights_of_4_bits_is_exact() -> None:
@@ -118,9 +108,7 @@ def test_a_quantized_layer_with_weights_of_4_bits_is_exact() -> None:
         xs=np.float32(0.02), xz=np.uint8(7), ws=rng.uniform(0.01, 0.1, 24).astype(np.float32),
         ys=np.float32(0.1), yz=np.int8(-3),
     )  # fmt: skip
-    x = {"x": rng.integers(0, 256, (5, 64)).astype(np.uint8)}
-    for device in devices(model)[1]:
-        assert np.array_equal(device.run(x)["y"], evaluate(model, x)["y"])
+    exact_functions(model, {"x": rng.integers(0, 256, (5, 64)).astype(np.uint8)})
 
 
 @needs_nvcc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,12 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import compiled, emulated
-from gpu_simulated import devices
+from gpu_simulated import exact_functions, needs_nvcc
 
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.reference import evaluate
 from pared.compiler.ir.importer import import_model
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 _QONNX = "qonnx.custom_op.general"
 
 
@@ -74,9 +72,7 @@ def network(rng: np.random.Generator, c: int, m: int, strides: int, pads: int) -
 def test_a_binary_network_is_exact(c: int, m: int, strides: int, pads: int) -> None:
     rng = np.random.default_rng(c + m)
     model = network(rng, c, m, strides, pads)
-    for device in devices(model)[1]:
-        x = {"x": rng.normal(size=(1, c, 9, 9)).astype(np.float32)}
-        assert np.array_equal(device.run(x)["y"], evaluate(model, x)["y"])
+    exact_functions(model, {"x": rng.normal(size=(1, c, 9, 9)).astype(np.float32)})
 
 
 def test_bits_go_from_layer_to_layer() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import ml_dtypes
 import numpy as np
 import onnx
@@ -13,13 +11,11 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import compiled
-from gpu_simulated import devices
+from gpu_simulated import devices, needs_nvcc
 
 from pared.backends.gpu.nvcc import compile_ptx
 from pared.backends.reference import derive_bound, evaluate
 from pared.compiler.ir.importer import import_model
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
 
 def product(m: int, n: int, k: int, block: int, *, transposed: bool, read: bool = False) -> ir.Model:
