@@ -10,6 +10,7 @@ from .cublaslt import version_text
 from .program import DeviceFunction, MatrixProduct
 from .schedules.base import Chip
 from .schedules.dense import Dense, dense_of
+from .schedules.split import apart
 from .schedules.table import alternatives
 
 if TYPE_CHECKING:
@@ -70,9 +71,22 @@ def _product(dense: Dense, choice: LibraryChoice, buffers: tuple[int, int, int])
 def around_product(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     """Return a function scheduled so that its first kernel is the product alone; None where none is."""
     dense = dense_of(function)
-    if dense is None or not dense.c:
+    if dense is None:
         return None
+    if not dense.c:
+        return _apart(function, chip)
     return next((f for _, f in alternatives(function, chip) if not _has_scratch(f)), None)
+
+
+def _apart(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
+    """Return a function as its product and what follows it; None where TVM finds no way to part them."""
+    from tvm.error import InternalError
+    from tvm.s_tir import ScheduleError
+
+    try:
+        return apart(function, chip, 1)
+    except (ScheduleError, InternalError):
+        return None
 
 
 def _has_scratch(scheduled: tirx.PrimFunc) -> bool:
@@ -91,5 +105,7 @@ def by_library(made: DeviceFunction, function: tirx.PrimFunc, choice: LibraryCho
     assert dense is not None, "a library's choice for no product"
     first, *others = made.kernels
     (c,) = [n for n, name in enumerate(first.parameters) if name not in (dense.a, dense.b)]
+    sums = made.scratch.get(first.parameters[c])
+    assert sums is None or (sums.shape, sums.dtype) == ((dense.rows, dense.columns), dense.result), "sums"
     places = (first.parameters.index(dense.a), first.parameters.index(dense.b), c)
     return replace(made, kernels=(replace(first, product=_product(dense, choice, places)), *others))

@@ -258,4 +258,4 @@ def _library_note(wanted: Mapping[str, str]) -> str:
     chosen = [choice for choice in map(read_choice, wanted.values()) if choice is not None]
     versions = sorted({version_text(choice.version) for choice in chosen})
     by = f"{NAME} {', '.join(versions)}"
-    return f"{len(chosen)} are products by {by} where it is installed" if chosen else ""
+    return f"products by {by} where it is installed: {len(chosen)}" if chosen else ""
