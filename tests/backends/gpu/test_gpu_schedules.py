@@ -156,3 +156,41 @@ def test_a_reshape_between_layers_is_no_kernel_and_one_at_the_end_is() -> None:
         got, want = emulated(model).run(x)[name], evaluate(model, x)[name]
         assert got.shape == want.shape
         assert np.abs(got - want).max() <= 1e-6
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_a_step_of_a_cell_stays_in_its_bound(op: str) -> None:
+    """Units and depths that fill neither blocks nor warps."""
+    rng, gates, units = np.random.default_rng(len(op)), {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 38
+    model = model_of(
+        f"y, h = {op}<hidden_size = {units}>(x, w, r, b)", "float[2,2,5] x", f"float[2,1,2,{units}] y",
+        w=rng.normal(size=(1, gates * units, 5)).astype(np.float32),
+        r=(rng.normal(size=(1, gates * units, units)) / 6).astype(np.float32),
+        b=rng.normal(size=(1, 2 * gates * units)).astype(np.float32),
+    )  # fmt: skip
+    x = {"x": rng.normal(size=(2, 2, 5)).astype(np.float32)}
+    want, bound = evaluate(model, x)["y"], derive_bound(model, [x], seed=0)["y"]
+    assert np.abs(run(model, x, "recurrent")["y"] - want).max() <= bound.limit(want)
+
+
+# Behind a convolution: read twice, joined with what is computed from another input, two joins in a row.
+_BEHIND = {
+    "x * sigmoid(x)": "s = Sigmoid(c)\n y = Mul(c, s)",
+    "a branch of its own": "e = Exp(o)\n r = Relu(e)\n y = Add(c, r)",
+    "two branches": "t = Tanh(o)\n a = Add(c, t)\n s = Sigmoid(o)\n y = Mul(a, s)",
+}
+
+
+@pytest.mark.parametrize("name", _BEHIND)
+def test_what_stands_behind_a_convolution_is_in_its_kernel(name: str) -> None:
+    rng = np.random.default_rng(len(name))
+    w = rng.normal(size=(24, 16, 3, 3)).astype(np.float16)
+    body = f"x = Cast<to = 10>(f)\n o = Cast<to = 10>(g)\n c = Conv<pads = [1,1,1,1]>(x, w)\n {_BEHIND[name]}"
+    inputs = "float[1,16,6,6] f, float[1,24,6,6] g" if "(o)" in _BEHIND[name] else "float[1,16,6,6] f"
+    body = body if "(o)" in _BEHIND[name] else body.replace("o = Cast<to = 10>(g)\n", "")
+    model = model_of(f"{body}\n z = Cast<to = 1>(y)", inputs, "float[1,24,6,6] z", w=w)
+    x = {"f": rng.normal(size=(1, 16, 6, 6)).astype(np.float32)}
+    if "(o)" in _BEHIND[name]:
+        x["g"] = rng.normal(size=(1, 24, 6, 6)).astype(np.float32)
+    want, bound = evaluate(model, x)["z"], derive_bound(model, [x], seed=0)["z"]
+    assert np.abs(run(model, x, "tensor-core")["z"] - want).max() <= bound.limit(want)
