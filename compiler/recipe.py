@@ -95,7 +95,9 @@ class Recipe(BaseModel):
             ) from err
         if not isinstance(raw, dict):
             raise PipelineError(
-                "recipe-unreadable", f"{path}: expected key: value pairs, found {type(raw).__name__}"
+                "recipe-unreadable",
+                f"{path}: expected key: value pairs, found {type(raw).__name__}",
+                "`pared compile --save-config R.yaml` writes one",
             )
         return cls.parse(raw, place=str(path)).relative_to(path.parent)
 

@@ -225,7 +225,9 @@ def _unpack(path: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, file, 1 << 20)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as err:
         raise ArtifactError(
-            "artifact-zip", f"{path} is neither an artifact folder nor a readable zip: {err}"
+            "artifact-zip",
+            f"{path} is neither an artifact folder nor a readable zip: {err}",
+            "give the folder that `pared compile -o` wrote, or a zip of it",
         ) from err
 
 

@@ -43,6 +43,7 @@ def test_mistakes_name_file_and_key(tmp_path: Path, text: str, reason: str, ment
     with pytest.raises(PipelineError, match=mention) as caught:
         Recipe.read(write(tmp_path, text))
     assert caught.value.reason == reason
+    assert caught.value.next_step
     assert "recipe.yaml" in str(caught.value)
 
 

@@ -276,3 +276,11 @@ def test_arrays_that_need_pickle_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], object))
     with pytest.raises(ArtifactError, match="cannot read its arrays"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_a_file_that_is_no_artifact_says_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no zip")
+    with pytest.raises(ArtifactError) as caught:
+        open_artifact(tmp_path / "model.onnx")
+    assert caught.value.reason == "artifact-zip"
+    assert "pared compile -o" in caught.value.next_step
