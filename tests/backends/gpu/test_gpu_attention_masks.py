@@ -254,6 +254,40 @@ def test_scores_of_halves_that_weigh_values_of_float32_stay() -> None:
     assert not is_fused(model)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_any_form_in_any_size_is_one_kernel(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch, heads, rows, keys = (int(rng.integers(1, most)) for most in (4, 4, 50, 90))
+    depth, width = 16 * int(rng.integers(1, 4)), 8 * int(rng.integers(1, 8))
+    kind, real = (("float", np.float32), ("float16", np.float16))[seed % 2]
+    full = (batch, heads, rows, keys)
+    condition, mask = (
+        ",".join(str(size if rng.uniform() < 0.6 else 1) for size in full[int(rng.integers(0, 4)) :])
+        for _ in "cm"
+    )
+    order = "Where(c, s, f)" if rng.uniform() < 0.5 else "Where(c, f, s)"
+    chain = (
+        f"z = {order}",
+        f"w = {order}\n z = Add(m, w)",
+        "s1 = Add(s, m)\n z = " + order.replace("s", "s1"),
+    )
+    model = model_of(
+        f"""t = Transpose<perm = [0,1,3,2]>(k)
+            n = MatMul(q, t)
+            s = Div(n, factor)
+            {chain[int(rng.integers(0, 3))]}
+            p = Softmax<axis = -1>(z)
+            y = MatMul(p, v)""",
+        f"{kind}[{batch},{heads},{rows},{depth}] q, {kind}[{batch},{heads},{keys},{depth}] k, "
+        f"{kind}[{batch},{heads},{keys},{width}] v, bool[{condition}] c, {kind}[{mask}] m",
+        f"{kind}[{batch},{heads},{rows},{width}] y", factor=real(np.sqrt(depth)),
+        f=real(rng.choice([-np.inf, -1e4, -1.0, 3.0])),
+    )  # fmt: skip
+    x = inputs_of(model, whole_rows=False, seed=seed)
+    x["c"] = rng.uniform(size=x["c"].shape) < 0.6
+    assert functions_within_bound(model, x) == ["attention"]
+
+
 @pytest.mark.parametrize("causal", [0, 1])
 def test_the_operator_attention_takes_truth_values(causal: int) -> None:
     inputs = f"float[1,2,{L},16] q, float[1,2,{S},16] k, float[1,2,{S},16] v, bool[{L},{S}] c"
