@@ -24,6 +24,7 @@ class Oracle:
         self._models = models
         self._seed = seed
         self._derivers: dict[str, Deriver] = {}
+        self._judges: dict[int, SampleJudge] = {}
         self._known: dict[str, tuple[list[dict[str, Array]], dict[str, Bound]]] = {}
 
     def bounds(self, variant: str) -> dict[str, Bound]:
@@ -36,12 +37,16 @@ class Oracle:
         A sample beyond the stated bound is judged by one of its own; see `Deriver.again`.
         """
         assert len(outputs) == len(self.inputs), "outputs for every golden input"
+        # Of one candidate: what they run for its samples serves its batches too.
+        self._judges = {}
         return max((self.bound_used_by(variant, i, got) for i, got in enumerate(outputs)), default=0.0)
 
     def bound_used_by(self, variant: str, index: int, got: Mapping[str, Array]) -> float:
-        """Return the same of the outputs for one golden input."""
+        """Return the same of further outputs of the last candidate, for one golden input."""
         want, bounds = self._of(variant)
-        judge = self._derivers[variant].again(self.inputs[index])
+        if index not in self._judges:
+            self._judges[index] = self._derivers[variant].again(self.inputs[index])
+        judge = self._judges[index]
         shares = [_used(name, want[index][name], got[name], bounds[name], judge) for name in want[index]]
         return max(shares, default=0.0)
 

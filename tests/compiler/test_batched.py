@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from pared.backends.reference.bound import Deriver
 from pared.compiler.backend import Array, Arrays, Port, Signature
 from pared.compiler.driver.batched import MAX_BYTES, MAX_MACS, Checks, checks_of, run_batch
+from pared.compiler.driver.oracle import Oracle
 
 SAMPLE = {"x": np.ones((1, 3), np.float32)}
 
@@ -56,3 +59,18 @@ def test_rows_are_the_samples_in_turn() -> None:
     assert [index for index, _ in rows] == [0, 1, 2, 0]
     for index, outputs in rows:
         assert np.array_equal(outputs["y"], np.full((1, 3), 2.0 * index))
+
+
+def test_a_sample_is_judged_anew_for_a_candidate_and_not_for_its_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    again, made = Deriver.again, []
+    monkeypatch.setattr(Deriver, "again", lambda self, inputs: made.append(0) or again(self, inputs))
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[1,3] x) => (float[1,3] y) { y = Add(x, x) }'
+    oracle = Oracle({"float": ir.from_onnx_text(text)}, [SAMPLE], seed=0)
+    right = {"y": SAMPLE["x"] * 2}
+    assert oracle.bound_used("float", [right]) == 0
+    assert oracle.bound_used_by("float", 0, {"y": right["y"] + 1}) > 1
+    assert len(made) == 1
+    oracle.bound_used("float", [right])
+    assert len(made) == 2
