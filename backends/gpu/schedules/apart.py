@@ -203,6 +203,5 @@ def joined(function: tirx.PrimFunc, halves: Halves, *scheduled: tirx.PrimFunc) -
 
     roots = [half.body.block for half in scheduled]
     buffers = [halves.partial, *(b for root in roots for b in root.alloc_buffers)]
-    attrs = dict(scheduled[0].attrs) | dict(function.attrs)
-    made = tirx.PrimFunc(function.params, _root(buffers, [root.body for root in roots]), attrs=function.attrs)
-    return made.with_attrs(attrs)
+    body = _root(buffers, [root.body for root in roots])
+    return tirx.PrimFunc(function.params, body, attrs=function.attrs)

@@ -27,7 +27,9 @@ def map_epilogue(function: tirx.PrimFunc) -> tirx.PrimFunc:
     schedule = s_tir.Schedule(function)
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     sums = next((block for block in blocks if schedule.get(block).init is not None), None)
-    result = blocks[0] if sums is None else schedule.cache_write(sums, 0, "local")
+    partial = function.params[0]
+    reader = next(block for block in blocks if _place(schedule, block, partial) is not None)
+    result = reader if sums is None else schedule.cache_write(sums, 0, "local")
     inline_into_writers(schedule, result)
     *rows, columns = schedule.get_loops(result)
     vector = gcd(int(schedule.get(columns).extent), _VECTOR)
@@ -40,10 +42,16 @@ def map_epilogue(function: tirx.PrimFunc) -> tirx.PrimFunc:
     schedule.bind(grid, "blockIdx.x")
     schedule.bind(thread, "threadIdx.x")
     if sums is None:
-        _load(schedule, result, thread)
+        _load(schedule, result, partial, thread)
     else:
-        _add_up(schedule, sums, thread)
+        _add_up(schedule, sums, partial, thread)
     return schedule.mod["main"]
+
+
+def _place(schedule: s_tir.Schedule, block: SBlockRV, buffer: tirx.Buffer) -> int | None:
+    """Return which of a block's reads is of a buffer."""
+    reads = [region.source for region in schedule.get(block).reads]
+    return next((number for number, read in enumerate(reads) if read.same_as(buffer)), None)
 
 
 def _write(schedule: s_tir.Schedule, result: SBlockRV, one: LoopRV) -> None:
@@ -56,17 +64,17 @@ def _write(schedule: s_tir.Schedule, result: SBlockRV, one: LoopRV) -> None:
     schedule.vectorize(schedule.get_loops(copy)[-1])
 
 
-def _load(schedule: s_tir.Schedule, block: SBlockRV, loop: LoopRV) -> None:
+def _load(schedule: s_tir.Schedule, block: SBlockRV, partial: tirx.Buffer, loop: LoopRV) -> None:
     """Bring what a block reads of the parts into registers, a whole vector of it."""
-    read = schedule.cache_read(block, 0, "local")
+    read = schedule.cache_read(block, _place(schedule, block, partial), "local")
     schedule.compute_at(read, loop, preserve_unit_loops=True)
     schedule.vectorize(schedule.get_loops(read)[-1])
 
 
-def _add_up(schedule: s_tir.Schedule, sums: SBlockRV, thread: LoopRV) -> None:
+def _add_up(schedule: s_tir.Schedule, sums: SBlockRV, partial: tirx.Buffer, thread: LoopRV) -> None:
     """Sum the parts of a thread's results, whole vectors of them, in registers."""
     schedule.compute_at(sums, thread, preserve_unit_loops=True)
     part, *_, inner = schedule.get_loops(sums)[_OUTER:]
-    _load(schedule, sums, part)
+    _load(schedule, sums, partial, part)
     schedule.unroll(inner)
     schedule.decompose_reduction(sums, part)

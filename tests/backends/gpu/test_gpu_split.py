@@ -144,6 +144,37 @@ def test_split_halves_stay_in_their_bound(name: str, kind: str) -> None:
 # --- one part: the product alone, as a library would do it
 
 
+def in_one_part(body: str, kind: str, shape: tuple[int, int], **constants: np.ndarray) -> Arrays:
+    """Return random x, the sums that the first kernel leaves, and y.
+
+    Args:
+        body: of the model.
+        kind: of x, y and the constants.
+        shape: of the sums.
+        constants: w is the matrix, the only constant that is kept turned round.
+    """
+    (rows, n), k = shape, constants["w"].shape[0]
+    io = (f"{_ONNX[kind]}[{rows},{k}] x", f"{_ONNX[kind]}[{rows},{n}] y")
+    functions = calls_of(relax_module(model_of(body, *io, **constants))).functions
+    ((name, function),) = [(name, f) for name, f in functions.items() if product_of(f) is not None]
+    scheduled = apart(function.with_attr("global_symbol", name), chip_of(ARCH), 1)
+    sources, found = generate({name: scheduled}, ARCH, [name])
+    ((scratch, partial),) = found[name].scratch.items()
+    assert (partial.shape, partial.dtype) == (shape, "float32")
+    x = np.random.default_rng(rows).normal(size=(rows, k)).astype(kind)
+    given = {"x": x, "sums": np.zeros(shape, np.float32), "y": np.zeros(shape, kind)}
+    others = [np.ascontiguousarray(a.T) if n == "w" else a for n, a in constants.items()]
+    first, *middle, last = found[name].parameters
+    places = {first: x, scratch: given["sums"], last: given["y"]}
+    # A branch beside the product reads x again, or what another function made of it: here x too.
+    places |= dict(zip(middle, [*others, x], strict=False))
+    for kernel in found[name].kernels:
+        buffers = [places[parameter] for parameter in kernel.parameters]
+        sizes = (kernel.grid, kernel.block, kernel.shared_bytes)
+        simulate(sources[0], kernel.name, *sizes, buffers, contract=True)
+    return given
+
+
 @needs_threads
 @pytest.mark.parametrize(
     ("kind", "rows"),
@@ -152,34 +183,21 @@ def test_split_halves_stay_in_their_bound(name: str, kind: str) -> None:
 )
 def test_in_one_part_the_first_kernel_is_the_plain_product(kind: str, rows: int) -> None:
     rng = np.random.default_rng(rows)
-    w = rng.normal(size=(48, 24)).astype(kind)
-    bias = rng.normal(size=24).astype(kind)
-    model = model_of(
-        "m = MatMul(x, w)\n b = Add(m, c)\n y = Relu(b)",
-        f"{_ONNX[kind]}[{rows},48] x",
-        f"{_ONNX[kind]}[{rows},24] y",
-        w=w,
-        c=bias,
-    )
-    ((name, function),) = calls_of(relax_module(model)).functions.items()
-    scheduled = apart(function.with_attr("global_symbol", name), chip_of(ARCH), 1)
-    sources, found = generate({name: scheduled}, ARCH, [name])
-    first, last = found[name].kernels
-    ((scratch, partial),) = found[name].scratch.items()
-    assert (partial.shape, partial.dtype) == ((rows, 24), "float32")
-    x = rng.normal(size=(rows, 48)).astype(kind)
-    sums, y = np.zeros((rows, 24), np.float32), np.zeros((rows, 24), kind)
-    given = dict(zip(found[name].parameters, (x, np.ascontiguousarray(w.T), bias, y), strict=True))
-    given[scratch] = sums
-    for kernel in (first, last):
-        buffers = [given[parameter] for parameter in kernel.parameters]
-        simulate(
-            sources[0], kernel.name, kernel.grid, kernel.block, kernel.shared_bytes, buffers, contract=True
-        )
+    w, bias = rng.normal(size=(48, 24)).astype(kind), rng.normal(size=24).astype(kind)
+    got = in_one_part("m = MatMul(x, w)\n b = Add(m, c)\n y = Relu(b)", kind, (rows, 24), w=w, c=bias)
+    x, sums = got["x"], got["sums"]
     exact = x.astype(np.float64) @ w.astype(np.float64)
     assert np.abs(sums - exact).max() <= 48 * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(w)).max()
-    after = np.maximum((sums.astype(kind) + bias), 0)
-    assert np.array_equal(y, after.astype(kind))
+    assert np.array_equal(got["y"], np.maximum(sums.astype(kind) + bias, 0).astype(kind))
+
+
+@needs_threads
+def test_a_branch_that_is_computed_before_the_sums_are_read_is_in_the_second_kernel() -> None:
+    w = np.random.default_rng(1).normal(size=(48, 48)).astype(np.float16)
+    got = in_one_part(
+        "d = Relu(x)\n m = MatMul(d, w)\n r = Relu(x)\n y = Sub(r, m)", "float16", (20, 48), w=w
+    )
+    assert np.array_equal(got["y"], np.maximum(got["x"], 0) - got["sums"].astype(np.float16))
 
 
 # --- the rule
