@@ -52,9 +52,7 @@ threads, warps and blocks, whose results were equal bit for bit. Random inputs, 
 that differ from `backends/reference`, the largest difference and the derived bound, over all outputs. The
 bound is of floats: beside a tie of a quantizer a last bit decides about a whole step. "Beside a tie": the
 output is a quantizer's, the value is one step off, and what the reference rounds there lies no further from
-the middle between two steps than that float's own derived bound.
-One input hides rare ties: of 40 inputs of integers from 0 to 9, 2 left ic01_resnet8_int8_qdq's AveragePool,
-which sums floats between quantizers, one step away, and its softmax up to 11 steps."""
+the middle between two steps than that float's own derived bound."""
 
 
 def inputs_of(program: Program, rng: np.random.Generator) -> dict[str, Array]:
