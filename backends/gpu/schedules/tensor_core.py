@@ -191,8 +191,10 @@ class _Tiled:
         fragments = schedule.cache_write(self._block, 0, "wmma.accumulator")
         schedule.reverse_compute_at(fragments, warp)
         schedule.reverse_compute_at(shared, warp)
-        schedule.storage_align(fragments, 0, axis=-2, factor=16, offset=4)
-        schedule.tensorize(self._by_fragments(fragments), self._steps.store)
+        tiles = schedule.blockize(self._by_fragments(fragments))
+        schedule.tensorize(tiles, self._steps.store)
+        # On the block that stays: tensorize drops what its inner block says.
+        schedule.storage_align(tiles, 0, axis=-2, factor=16, offset=4)
         inline_into_writers(schedule, shared)
         rows, columns = schedule.get_loops(shared)[-2:]
         lanes = min(_WARP, self._tile.j // self._tile.warps_j // _OUTPUTS)

@@ -103,6 +103,17 @@ def test_no_thread_waits_for_what_it_copies(name: str) -> None:
     assert not _STORE.search(compiled(model)[2].sources[1])
 
 
+def test_three_steps_are_under_way_where_there_are_more() -> None:
+    for name, waits in (("many steps", 3), ("three steps", 2)):
+        source = compiled(_float(*_FLOATS[name]))[2].sources[0]
+        assert max(map(int, re.findall(r"wait_group_(\d)\(\);", source))) == waits
+
+
+def test_single_halves_are_loaded() -> None:
+    model = _float("float16", "Conv<pads = [1,1,1,1]>(x, w)", (1, 13, 9, 9), (19, 13, 3, 3))
+    assert not _copies(compiled(model)[2].sources[0])
+
+
 @needs_gxx
 def test_single_bytes_are_loaded() -> None:
     rng = np.random.default_rng(5)
@@ -156,7 +167,9 @@ def test_the_copied_choice_and_the_one_through_registers_are_timed() -> None:
         (function,) = calls_of(relax_module(model)).functions.values()
         names = [name for name, _ in alternatives(function.with_attr("global_symbol", "main"), chip_of(ARCH))]
         assert ("tensor-core registers" in names) == both
-        assert len(set(names)) == len(names)
+        (_, tiles) = tensor_core._tiles(function, chip_of(ARCH))
+        assert not {f"tensor-core {tiles[0].i}x{tiles[0].j}"} & set(names)
+        assert f"tensor-core {tiles[1].i}x{tiles[1].j}" in names
 
 
 def test_through_registers_loads_come_before_products_and_stores_behind() -> None:
@@ -182,6 +195,9 @@ def test_rows_in_shared_memory_begin_in_different_banks(kind: str, bytes_of: int
     rows = [int(n) * bytes_of for n in re.findall(r"load_matrix_sync\(.*, (\d+)\);", source)]
     assert rows
     assert all(row % 32 == 16 for row in rows)
+    results = [int(n) for n in re.findall(r"store_matrix_sync\(.*, (\d+), nv", source)]
+    assert results
+    assert all(row % 16 == 4 for row in results)
 
 
 @pytest.mark.parametrize(
