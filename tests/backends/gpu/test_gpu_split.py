@@ -29,6 +29,7 @@ from pared.backends.gpu.schedules.gemm_form import Product, product_of
 from pared.backends.gpu.schedules.split import apart
 from pared.backends.gpu.schedules.table import alternatives, choose
 from pared.backends.gpu.simulate import SimulatedDevice, images, simulate
+from pared.backends.gpu.trial import tensors_of
 from pared.backends.reference import derive_bound, evaluate
 from pared.compiler.backend import Arrays
 from pared.compiler.ir.export import signature_of
@@ -114,7 +115,7 @@ _HALVES = {
     "product": ("y = MatMul(x, w)", (33, 730), (730, 24)),
     "batches": ("t = Transpose<perm = [0,2,1]>(x)\n y = MatMul(x, t)", (2, 16, 600), None),
     "another layout behind it": (
-        "m = MatMul(x, w)\n t = Constant<value_ints = [20,5,8]>()\n r = Reshape(m, t)\n"
+        "m = MatMul(x, w)\n t = Constant<value_ints = [20,4,10]>()\n r = Reshape(m, t)\n"
         "y = Transpose<perm = [1,2,0]>(r)",
         (20, 600),
         (600, 40),
@@ -151,7 +152,7 @@ def in_one_part(body: str, kind: str, shape: tuple[int, int], **constants: np.nd
         body: of the model.
         kind: of x, y and the constants.
         shape: of the sums.
-        constants: w is the matrix, the only constant that is kept turned round.
+        constants: w is the matrix, the only constant that is kept turned round; shapes tell them apart.
     """
     (rows, n), k = shape, constants["w"].shape[0]
     io = (f"{_ONNX[kind]}[{rows},{k}] x", f"{_ONNX[kind]}[{rows},{n}] y")
@@ -163,11 +164,12 @@ def in_one_part(body: str, kind: str, shape: tuple[int, int], **constants: np.nd
     assert (partial.shape, partial.dtype) == (shape, "float32")
     x = np.random.default_rng(rows).normal(size=(rows, k)).astype(kind)
     given = {"x": x, "sums": np.zeros(shape, np.float32), "y": np.zeros(shape, kind)}
-    others = [np.ascontiguousarray(a.T) if n == "w" else a for n, a in constants.items()]
-    first, *middle, last = found[name].parameters
-    places = {first: x, scratch: given["sums"], last: given["y"]}
-    # A branch beside the product reads x again, or what another function made of it: here x too.
-    places |= dict(zip(middle, [*others, x], strict=False))
+    # What another function made of x is x here.
+    arrays = [x, *(np.ascontiguousarray(a.T) if own == "w" else a for own, a in constants.items())]
+    by_shape = {array.shape: array for array in arrays}
+    *read, last = tensors_of(function)
+    places = {tensor.name: by_shape[tensor.shape] for tensor in read}
+    places |= {last.name: given["y"], scratch: given["sums"]}
     for kernel in found[name].kernels:
         buffers = [places[parameter] for parameter in kernel.parameters]
         sizes = (kernel.grid, kernel.block, kernel.shared_bytes)
@@ -194,9 +196,7 @@ def test_in_one_part_the_first_kernel_is_the_plain_product(kind: str, rows: int)
 @needs_threads
 def test_a_branch_that_is_computed_before_the_sums_are_read_is_in_the_second_kernel() -> None:
     w = np.random.default_rng(1).normal(size=(48, 48)).astype(np.float16)
-    got = in_one_part(
-        "d = Relu(x)\n m = MatMul(d, w)\n r = Relu(x)\n y = Sub(r, m)", "float16", (20, 48), w=w
-    )
+    got = in_one_part("r = Relu(x)\n d = Abs(x)\n m = MatMul(d, w)\n y = Sub(r, m)", "float16", (20, 48), w=w)
     assert np.array_equal(got["y"], np.maximum(got["x"], 0) - got["sums"].astype(np.float16))
 
 
