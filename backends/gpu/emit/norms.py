@@ -73,8 +73,6 @@ def _group_normalized(emitter: Emitter, node: ir.Node, groups: int, depth: int) 
     image, scale, bias = emitter.image(node, 0), emitter.array(node, 1), emitter.array(node, 2)
     shape, epsilon = shape_of(image), np.float32(float_attribute(node, "epsilon", 1e-5))
     split = (shape[0], int(np.prod(shape[1:-1])), groups, depth)
-    if scale.size == groups != groups * depth:  # before opset 21: one number per group
-        scale, bias = np.repeat(scale, depth), np.repeat(bias, depth)
 
     def compute(emitter: Emitter, x: Expr) -> Expr:
         parts = emitter.emit(relax.op.reshape(x, split))
