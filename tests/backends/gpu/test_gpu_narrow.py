@@ -95,10 +95,11 @@ def test_a_dequantized_value_that_is_an_output_is_written_as_it_is() -> None:
     assert not any(map(len, _differences(model)))
 
 
-def test_a_product_reads_floats() -> None:
-    """For each of its columns it would dequantize every element anew."""
-    model = _two_branches("y = MatMul(ar, m)", "float[5,40] y", m=np.ones((16, 40), np.float32))
-    assert _between(model) == ["float32"]
+@pytest.mark.parametrize("columns", [4, 40])
+def test_a_product_reads_floats(columns: int) -> None:
+    """For each of its columns it would dequantize every element anew, and its schedules take it as it is."""
+    m = np.ones((16, columns), np.float32)
+    assert _between(_two_branches("y = MatMul(ar, m)", f"float[5,{columns}] y", m=m)) == ["float32"]
 
 
 def test_a_reshape_stays_a_name_of_memory() -> None:
