@@ -137,6 +137,7 @@ def test_lanes_and_columns_follow_from_sizes(j: int, k: int, run: int, wanted: t
     [
         ([1, 112, 112, 64], 1, (8, 1)),  # 100 352 threads of 8 channels, two neighbours would leave 50 176
         ([8, 112, 112, 64], 1, (8, 4)),
+        ([2, 112, 112, 64], 1, (8, 2)),
         ([1, 14, 14, 64], 1, (4, 1)),    # vectors down to four bytes
         ([8, 112, 112, 64], 2, (4, 4)),
         ([8, 112, 112, 6], 1, (2, 4)),
