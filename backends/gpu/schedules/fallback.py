@@ -8,7 +8,7 @@ from .base import Chip, Entry, target_of
 
 if TYPE_CHECKING:
     import tvm
-    from tvm import tirx
+    from tvm import s_tir, tirx
 
 
 # The rules assert what they expect or stumble over what they do not, and some map loops to threads in ways
@@ -27,7 +27,7 @@ def _dlight(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
         dlight.gpu.GeneralReduction(),
         dlight.gpu.Fallback(),
     ]
-    named = function.with_attr("global_symbol", "main")
+    named = sums_of_one_as_values(function).with_attr("global_symbol", "main")
     for rule in rules:
         # Before sm_70 the rule for products leaves tensor cores alone; with them it loads for half a minute.
         with target_of("sm_60" if isinstance(rule, dlight.gpu.Matmul) else chip.arch):
@@ -53,6 +53,41 @@ def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
     except _NOT_EXPECTED:
         return None
     return mapped["main"]
+
+
+def sums_of_one_as_values(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Return a function whose reductions of one term are plain blocks: the term joined to its start.
+
+    TVM takes such a block for a plain one and writes what follows into its start too: `x * w + bias` over
+    one channel became `start = bias; start + x * w + bias`.
+    """
+    import tvm_ffi
+    from tvm import s_tir
+
+    body = tvm_ffi.structural_map(function.body, (s_tir.SBlock, _joined_to_start), order="post")
+    return function.with_body(body)
+
+
+def _joined_to_start(block: s_tir.SBlock) -> s_tir.SBlock:
+    import tvm_ffi
+    from tvm import ir, s_tir, tirx
+
+    store, start = block.body, block.init
+    sums = [axis for axis in block.iter_vars if axis.iter_type == tirx.IterVar.CommReduce]
+    single = all(isinstance(axis.dom.extent, tirx.IntImm) and int(axis.dom.extent) == 1 for axis in sums)
+    if start is None or not single or not isinstance(store, tirx.BufferStore):
+        return block
+
+    def started(load: ir.TensorLoad) -> tirx.Expr:
+        return start.value if load.source.same_as(store.buffer) else load
+
+    value = tvm_ffi.structural_map(store.value, (ir.TensorLoad, started), order="post")
+    axes = [tirx.IterVar(axis.dom, axis.var, tirx.IterVar.DataPar) for axis in block.iter_vars]
+    body = tirx.BufferStore(store.buffer, value, store.indices)
+    return s_tir.SBlock(
+        axes, block.reads, block.writes, block.name_hint, body, None, block.alloc_buffers,
+        block.match_buffers, block.annotations,
+    )  # fmt: skip
 
 
 ENTRIES = (Entry("dlight", lambda function, chip: True, _dlight),)
