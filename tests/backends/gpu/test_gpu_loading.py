@@ -130,9 +130,7 @@ def test_damaged_programs_are_refused(folder: Path, text: str) -> None:
 
 def test_weights_that_are_cut_short_are_refused(folder: Path) -> None:
     (folder / WEIGHT_FILE).write_bytes(WEIGHT_BYTES[:-1])
-    with pytest.raises(
-        ArtifactError, match=r"holds \d+ bytes, the program reads \d+"
-    ) as caught:
+    with pytest.raises(ArtifactError, match=r"holds \d+ bytes, the program reads \d+") as caught:
         loading.load(folder)
     assert caught.value.reason == "gpu-payload"
 
