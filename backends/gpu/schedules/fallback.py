@@ -9,6 +9,7 @@ from .base import Chip, Entry, target_of
 if TYPE_CHECKING:
     import tvm
     from tvm import s_tir, tirx
+    from tvm.s_tir import dlight
 
 
 # The rules assert what they expect or stumble over what they do not, and some map loops to threads in ways
@@ -20,21 +21,28 @@ def _dlight(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     import tvm
     from tvm.s_tir import dlight
 
-    rules = [
-        dlight.gpu.Matmul(),
-        dlight.gpu.GEMV(),
-        dlight.gpu.Reduction(),
-        dlight.gpu.GeneralReduction(),
-        dlight.gpu.Fallback(),
-    ]
     named = sums_of_one_as_values(function).with_attr("global_symbol", "main")
-    for rule in rules:
+    for rule in _rules(function):
         # Before sm_70 the rule for products leaves tensor cores alone; with them it loads for half a minute.
         with target_of("sm_60" if isinstance(rule, dlight.gpu.Matmul) else chip.arch):
             found = _tried(rule, tvm.IRModule({"main": named}))  # the pass edits the module it is given
         if found is not None:
             return found
     return None
+
+
+def _rules(function: tirx.PrimFunc) -> list[dlight.base.ScheduleRule]:
+    """Return the rules to try, the last of which takes every function.
+
+    `dlight.gpu.GEMV` is not among them: where results are fewer than the rows of its blocks, it writes behind
+    them (seen thread by thread, 4 results, 16 rows).
+    """
+    from tvm.s_tir.dlight import gpu
+
+    # Where an axis is divided, this one splits it for itself and loses elements: seen thread by thread in a
+    # depthwise layer of 3 to 6 channels with a window of 2x1.
+    splitting = [] if _divides(function) else [gpu.Reduction()]
+    return [gpu.Matmul(), *splitting, gpu.GeneralReduction(), gpu.Fallback()]
 
 
 def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
@@ -53,6 +61,21 @@ def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
     except _NOT_EXPECTED:
         return None
     return mapped["main"]
+
+
+def _divides(function: tirx.PrimFunc) -> bool:
+    """Tell whether a reduction reads where a division of its axes says."""
+    import tvm_ffi
+    from tvm import s_tir, tirx
+
+    blocks: list[s_tir.SBlock] = []
+    tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, blocks.append)], order="post")
+    found: list[tirx.FloorDiv] = []
+    for part in (
+        part for block in blocks if block.init is not None for r in block.reads for part in r.region
+    ):
+        tvm_ffi.structural_walk(part.min, [(tirx.FloorDiv, found.append)], order="post")
+    return bool(found)
 
 
 def sums_of_one_as_values(function: tirx.PrimFunc) -> tirx.PrimFunc:
