@@ -22,9 +22,11 @@ from pared.compiler.artifact.read import open_artifact
 PARED = [sys.executable, "-m", "pared.compiler.cli.app"]
 
 # A pass that waits where the marker file says so, so that a test can strike in the middle of a compilation.
+# Shells start what runs in their background with Ctrl-C ignored, and a test run may have been started so.
 _WAITING = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pared.compiler.artifact import write
 commit, marker = write.ArtifactWriter.commit, Path(sys.argv[1])
 def waiting(self, manifest):
