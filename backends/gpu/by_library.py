@@ -11,7 +11,7 @@ from .program import DeviceFunction, MatrixProduct
 from .schedules.base import Chip
 from .schedules.dense import Dense, dense_of
 from .schedules.split import apart
-from .schedules.table import alternatives
+from .schedules.table import alternatives, applied
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -74,19 +74,8 @@ def around_product(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     if dense is None:
         return None
     if not dense.c:
-        return _apart(function, chip)
+        return applied(lambda whole, chip: apart(whole, chip, 1), function, chip)
     return next((f for _, f in alternatives(function, chip) if not _has_scratch(f)), None)
-
-
-def _apart(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
-    """Return a function as its product and what follows it; None where TVM finds no way to part them."""
-    from tvm.error import InternalError
-    from tvm.s_tir import ScheduleError
-
-    try:
-        return apart(function, chip, 1)
-    except (ScheduleError, InternalError):
-        return None
 
 
 def _has_scratch(scheduled: tirx.PrimFunc) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .base import Chip, Entry, target_of
+from .gemm_form import leaf_blocks
 
 if TYPE_CHECKING:
     import tvm
@@ -21,7 +22,7 @@ def _dlight(function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     import tvm
     from tvm.s_tir import dlight
 
-    named = sums_of_one_as_values(function).with_attr("global_symbol", "main")
+    named = _sums_of_one_as_values(function).with_attr("global_symbol", "main")
     for rule in _rules(function):
         # Before sm_70 the rule for products leaves tensor cores alone; with them it loads for half a minute.
         with target_of("sm_60" if isinstance(rule, dlight.gpu.Matmul) else chip.arch):
@@ -66,19 +67,17 @@ def _tried(rule: object, module: tvm.IRModule) -> tirx.PrimFunc | None:
 def _divides(function: tirx.PrimFunc) -> bool:
     """Tell whether a reduction reads where a division of its axes says."""
     import tvm_ffi
-    from tvm import s_tir, tirx
+    from tvm import tirx
 
-    blocks: list[s_tir.SBlock] = []
-    tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, blocks.append)], order="post")
     found: list[tirx.FloorDiv] = []
-    for part in (
-        part for block in blocks if block.init is not None for r in block.reads for part in r.region
-    ):
+    sums = [block for block in leaf_blocks(function) if block.init is not None]
+    regions = [region for block in sums for region in block.reads]
+    for part in (part for region in regions for part in region.region):
         tvm_ffi.structural_walk(part.min, [(tirx.FloorDiv, found.append)], order="post")
     return bool(found)
 
 
-def sums_of_one_as_values(function: tirx.PrimFunc) -> tirx.PrimFunc:
+def _sums_of_one_as_values(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """Return a function whose reductions of one term are plain blocks: the term joined to its start.
 
     TVM takes such a block for a plain one and writes what follows into its start too: `x * w + bias` over

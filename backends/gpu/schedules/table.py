@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import depthwise, fallback, gemv, recurrent, split, tensor_core
-from .base import Chip, Entry
+from .base import Apply, Chip, Entry
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -25,13 +25,13 @@ def choose(function: tirx.PrimFunc, chip: Chip, table: Sequence[Entry] = TABLE) 
     """Return the name of the schedule that takes a function, and the function mapped to threads."""
     for entry in table:
         if entry.takes(function, chip):
-            scheduled = _applied(entry, function, chip)
+            scheduled = applied(entry.apply, function, chip)
             if scheduled is not None:
                 return entry.name, scheduled
     raise AssertionError("the table's last row takes every function")
 
 
-def _applied(entry: Entry, function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
+def applied(apply: Apply, function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc | None:
     """Return the scheduled function, or None where TVM finds no way to transform its loops as asked.
 
     What stands around a product may be anything; `takes` looks at the product.
@@ -40,7 +40,7 @@ def _applied(entry: Entry, function: tirx.PrimFunc, chip: Chip) -> tirx.PrimFunc
     from tvm.s_tir import ScheduleError
 
     try:
-        return entry.apply(function, chip)
+        return apply(function, chip)
     except (ScheduleError, InternalError):
         return None
 
@@ -51,7 +51,7 @@ def alternatives(
     """Yield every schedule that takes a function, by name: the static choice, its other sizes, other rows."""
     for entry in table:
         if entry.takes(function, chip):
-            scheduled = _applied(entry, function, chip)
+            scheduled = applied(entry.apply, function, chip)
             if scheduled is None:
                 continue
             yield entry.name, scheduled
