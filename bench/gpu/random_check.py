@@ -17,18 +17,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...backends.gpu.executable import GpuExecutable
-from ...backends.gpu.kernels import build
-from ...backends.gpu.module import calls_of, relax_module
-from ...backends.gpu.place import make_program
-from ...backends.gpu.simulate import SimulatedDevice, images
 from ...backends.reference import derive_bound, evaluate
-from ...compiler.errors import ParedError
-from ...compiler.ir.export import signature_of
+from ...compiler.errors import ParedError, UnsupportedOp
 from ..results import Page
 from .random_graphs import KINDS, Draft, random_graph
+from .threads import on_threads
 
-ARCH = "sm_90"
 HEADINGS = ("kind", "graphs", "kernels", "values", "that differ", "refused", "wrong")
 
 
@@ -40,12 +34,9 @@ def check(draft: Draft) -> Counter[str]:
     """
     model, inputs = draft.model(), draft.inputs()
     try:
-        calls = calls_of(relax_module(model))
-    except ParedError:
+        program, _, device = on_threads(model)
+    except UnsupportedOp:
         return Counter(refused=1)
-    kernels = build(calls.functions, ARCH)
-    program, weights = make_program(calls, kernels.functions, signature_of(model), ARCH, batched=False)
-    device = GpuExecutable(program, weights, images(kernels.sources), SimulatedDevice(ARCH))
     got = device.run(inputs)["y"]
     device.close()
     want, bound = evaluate(model, inputs)["y"], derive_bound(model, [inputs], seed=0)["y"]

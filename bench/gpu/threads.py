@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...backends.gpu.executable import GpuExecutable
-from ...backends.gpu.kernels import build
+from ...backends.gpu.kernels import Kernels, build
 from ...backends.gpu.lower import one_sample
 from ...backends.gpu.module import calls_of, relax_module
 from ...backends.gpu.place import make_program
@@ -70,13 +70,23 @@ def inputs_of(program: Program, rng: np.random.Generator) -> dict[str, Array]:
     return made
 
 
-def run(page: Page, name: str, model: ir.Model) -> None:
-    """Compile and run a model, and add its row."""
+def on_threads(model: ir.Model) -> tuple[Program, Kernels, GpuExecutable]:
+    """Compile a model for one sample; its kernels run thread by thread.
+
+    Raises:
+        UnsupportedOp: `gpu-unsupported`, `gpu-shape`.
+    """
     fixed, batched = one_sample(model)
     calls = calls_of(relax_module(fixed))
     kernels = build(calls.functions, ARCH)
     program, weights = make_program(calls, kernels.functions, signature_of(model), ARCH, batched=batched)
     device = GpuExecutable(program, weights, images(kernels.sources), SimulatedDevice(ARCH))
+    return program, kernels, device
+
+
+def run(page: Page, name: str, model: ir.Model) -> None:
+    """Compile and run a model, and add its row."""
+    program, kernels, device = on_threads(model)
     inputs = inputs_of(program, np.random.default_rng(0))
     got = device.run(inputs)
     device.close()
