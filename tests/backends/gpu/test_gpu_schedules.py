@@ -46,6 +46,30 @@ def quantized(layer: str, x: str, w: np.ndarray, rng: np.random.Generator) -> ir
     )  # fmt: skip
 
 
+def in_halves(
+    body: str,
+    shape: tuple[int, ...],
+    weights: tuple[int, ...] | None,
+    kind: str,
+    *,
+    seed: int,
+    spread: float = 1,
+) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """Return layers from x and w to y between casts from and to float32, and random inputs."""
+    rng, dtype = np.random.default_rng(seed), ir.DataType[kind.upper()]
+    constants = {} if weights is None else {"w": rng.normal(0, spread, weights).astype(dtype.numpy())}
+    rank = ",".join("pqrs"[: len(shape) + ("Reshape" in body)])
+    whole = f"x = Cast<to = {dtype.value}>(f)\n {body}\n g = Cast<to = 1>(y)"
+    model = model_of(whole, f"float[{','.join(map(str, shape))}] f", f"float[{rank}] g", **constants)
+    return model, {"f": rng.normal(size=shape).astype(np.float32)}
+
+
+def stays_in_bound(model: ir.Model, x: Arrays, got: Arrays) -> None:
+    want, bound = evaluate(model, x)["g"].astype(np.float64), derive_bound(model, [x], seed=0)["g"]
+    furthest = np.abs(got["g"].astype(np.float64) - want).max()
+    assert furthest <= bound.atol + bound.rtol_of_max * np.abs(want).max()
+
+
 def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-128, 128, shape).astype(np.int8)
 
@@ -108,15 +132,8 @@ def test_halves_stay_in_their_bound(name: str, kind: str) -> None:
     if kind == "bfloat16" and name not in ("product", "few rows"):
         pytest.skip("the same way as float16; opset 21 has no Conv of bfloat16")
     body, shape, weights, schedule = _HALVES[name]
-    rng, dtype = np.random.default_rng(len(name)), ir.DataType[kind.upper()]
-    constants = {} if weights is None else {"w": rng.normal(size=weights).astype(dtype.numpy())}
-    rank = ",".join("pqrs"[: len(shape)])
-    whole = f"x = Cast<to = {dtype.value}>(f)\n {body}\n g = Cast<to = 1>(y)"
-    model = model_of(whole, f"float[{','.join(map(str, shape))}] f", f"float[{rank}] g", **constants)
-    x = {"f": rng.normal(size=shape).astype(np.float32)}
-    want, bound = evaluate(model, x)["g"].astype(np.float64), derive_bound(model, [x], seed=0)["g"]
-    got = run(model, x, schedule)["g"].astype(np.float64)
-    assert np.abs(got - want).max() <= bound.atol + bound.rtol_of_max * np.abs(want).max()
+    model, x = in_halves(body, shape, weights, kind, seed=len(name))
+    stays_in_bound(model, x, run(model, x, schedule))
 
 
 def test_a_residual_and_its_rounding_are_in_the_kernel_of_the_convolution() -> None:

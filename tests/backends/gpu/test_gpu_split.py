@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import ARCH, model_of
-from test_gpu_schedules import integers, quantized
+from test_gpu_schedules import in_halves, integers, quantized, stays_in_bound
 
 from pared.backends.gpu.emulate import EmulatedDevice, describe
 from pared.backends.gpu.executable import GpuExecutable
@@ -30,7 +30,7 @@ from pared.backends.gpu.schedules.split import apart
 from pared.backends.gpu.schedules.table import alternatives, choose
 from pared.backends.gpu.simulate import SimulatedDevice, images, simulate
 from pared.backends.gpu.trial import tensors_of
-from pared.backends.reference import derive_bound, evaluate
+from pared.backends.reference import evaluate
 from pared.compiler.backend import Arrays
 from pared.compiler.ir.export import signature_of
 
@@ -131,15 +131,8 @@ def test_split_halves_stay_in_their_bound(name: str, kind: str) -> None:
     if kind == "bfloat16" and name != "product":
         pytest.skip("the same way as float16; opset 21 has no Conv of bfloat16")
     body, shape, weights = _HALVES[name]
-    rng, dtype = np.random.default_rng(len(name)), ir.DataType[kind.upper()]
-    constants = {} if weights is None else {"w": rng.normal(0, 0.1, weights).astype(dtype.numpy())}
-    rank = ",".join("pqrs"[: len(shape) + ("Reshape" in body)])
-    whole = f"x = Cast<to = {dtype.value}>(f)\n {body}\n g = Cast<to = 1>(y)"
-    model = model_of(whole, f"float[{','.join(map(str, shape))}] f", f"float[{rank}] g", **constants)
-    x = {"f": rng.normal(size=shape).astype(np.float32)}
-    want, bound = evaluate(model, x)["g"].astype(np.float64), derive_bound(model, [x], seed=0)["g"]
-    got = run(model, x)["g"].astype(np.float64)
-    assert np.abs(got - want).max() <= bound.atol + bound.rtol_of_max * np.abs(want).max()
+    model, x = in_halves(body, shape, weights, kind, seed=len(name), spread=0.1)
+    stays_in_bound(model, x, run(model, x))
 
 
 # --- one part: the product alone, as a library would do it
