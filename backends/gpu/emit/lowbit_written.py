@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ....compiler.ir.walk import add_initializer
 from ..schedules import lowbit
 from .walk import Array, Emitter
 
@@ -22,12 +23,7 @@ DOMAIN = "pared.gpu"
 
 def initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | None) -> ir.Value | None:
     """Put an array into a graph; None stays None."""
-    if array is None:
-        return None
-    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
-    value.dtype, value.shape = value.const_value.dtype, ir.Shape(array.shape)  # type: ignore[union-attr]
-    graph.register_initializer(value)
-    return value
+    return None if array is None else add_initializer(graph, name, np.ascontiguousarray(array))
 
 
 def put_for(

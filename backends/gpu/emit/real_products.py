@@ -17,7 +17,7 @@ import onnx_ir as ir
 from ....compiler.ir.walk import int_attribute
 from ....compiler.ops.common import float_attribute
 from ....compiler.ops.constants import constant_expression
-from .lowbit_written import DOMAIN
+from .lowbit_written import DOMAIN, put_for
 
 OP = "RealProduct"
 _BYTES = {ir.DataType.INT8, ir.DataType.UINT8}
@@ -42,10 +42,7 @@ def _replace(node: ir.Node) -> bool:
     if not _fits(x[1:], 1) or not _is_matrix(w, turned):
         return False
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    attributes = ir.convenience.convert_attributes({"transB": turned})
-    new = ir.Node(DOMAIN, OP, [*x, *w, bias], attributes, name=node.name)
-    assert node.graph is not None, "a product is in no graph"
-    ir.convenience.replace_nodes_and_values(node.graph, node, [node], [new], node.outputs, new.outputs)
+    put_for(node, OP, [*x, *w, bias], {"transB": turned}, node.name)
     return True
 
 
