@@ -201,13 +201,16 @@ def test_what_differs_stays_single_operators(name: str) -> None:
     assert not is_fused(UNLIKE[name])
 
 
+_CHOSEN = """t = Transpose<perm = [0,1,3,2]>(k)
+             s = MatMul(q, t)
+             z = Where(c, s, f)
+             p = Softmax<axis = -1>(z)
+             y = MatMul(p, v)"""
+
+
 def test_a_choice_that_makes_more_scores_is_no_mask() -> None:
     model = model_of(
-        """t = Transpose<perm = [0,1,3,2]>(k)
-           s = MatMul(q, t)
-           z = Where(c, s, f)
-           p = Softmax<axis = -1>(z)
-           y = MatMul(p, v)""",
+        _CHOSEN,
         "float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v, bool[3,1,8,8] c", "float[3,2,8,16] y",
         f=np.float32(-np.inf),
     )  # fmt: skip
@@ -216,11 +219,7 @@ def test_a_choice_that_makes_more_scores_is_no_mask() -> None:
 
 def test_chosen_scores_that_somebody_else_reads_stay() -> None:
     model = model_of(
-        """t = Transpose<perm = [0,1,3,2]>(k)
-           s = MatMul(q, t)
-           z = Where(c, s, f)
-           p = Softmax<axis = -1>(z)
-           y = MatMul(p, v)""",
+        _CHOSEN,
         "float[1,2,8,16] q, float[1,2,8,16] k, float[1,2,8,16] v, bool[8,8] c",
         "float[1,2,8,16] y, float[1,2,8,8] z", f=np.float32(-1),
     )  # fmt: skip
