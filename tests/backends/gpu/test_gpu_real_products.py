@@ -11,6 +11,7 @@ pytest.importorskip("tvm", reason="apache-tvm is not installed")
 
 from gpu_models import emulated, model_of
 
+from pared.backends.gpu.emit.real_products import use_real_products
 from pared.backends.gpu.module import calls_of, relax_module
 from pared.backends.reference import derive_bound, evaluate
 
@@ -113,3 +114,13 @@ def test_floats_by_int8_weights_keep_their_float_product() -> None:
         f"float[5,{_COLUMNS}] y",
     )
     assert "real" not in " ".join(_functions(model))
+
+
+@pytest.mark.parametrize(("depth", "replaced"), [(65_793, 1), (65_794, 0)])
+def test_sums_that_could_leave_int32_keep_their_float_product(depth: int, replaced: int) -> None:
+    """65,793 products of 255 and -128 are the most that int32 holds."""
+    model = model_of(
+        _MATMUL.replace("axis = 1", "axis = 0").replace("c =", "y ="), f"uint8[1,{depth}] x", "float[1,1] y",
+        w=np.zeros((depth, 1), np.int8), sw=np.float32(0.01), sx=np.float32(0.01), zx=np.uint8(0),
+    )  # fmt: skip
+    assert use_real_products(model) == replaced
